@@ -1,0 +1,162 @@
+"""Candidate answers as token ids: their trie, and the distribution over them.
+
+Both the engine that samples and the learner that recomputes use this module, so that a candidate has one
+tokenization and one meaning. Knows numpy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from llmgym.errors import EngineError
+from llmgym.types import Acting, FloatArray, TokenIds
+
+__all__ = ["Trie", "action_logprobs", "build_trie", "close_prefixes", "sequence_logprobs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trie:
+    """The prefix tree of a list of candidates. Node 0 is the end of the context; every other node is one token.
+
+    Attributes:
+        tokens: token id of each node; -1 for node 0.
+        parents: parent node of each node, always smaller than the node itself; -1 for node 0.
+        children: child nodes of each node, in the order they were first met.
+        paths: for each candidate the nodes of its tokens, in order.
+    """
+
+    tokens: tuple[int, ...]
+    parents: tuple[int, ...]
+    children: tuple[tuple[int, ...], ...]
+    paths: tuple[tuple[int, ...], ...]
+
+    @property
+    def inner_nodes(self) -> tuple[int, ...]:
+        """Nodes with children, node 0 first: where a distribution over the next token is needed."""
+        return tuple(node for node, children in enumerate(self.children) if children)
+
+    def prefix(self, node: int) -> TokenIds:
+        """Return the tokens from the end of the context up to and including a node."""
+        tokens: list[int] = []
+        while node > 0:
+            tokens.append(self.tokens[node])
+            node = self.parents[node]
+        return tuple(reversed(tokens))
+
+
+@lru_cache(maxsize=4096)
+def build_trie(candidate_ids: tuple[TokenIds, ...]) -> Trie:
+    """Build the trie of candidates. Duplicates share a path, and a candidate may be a prefix of another.
+
+    Raises:
+        EngineError: there is no candidate, or one has no token.
+
+    >>> build_trie(((5, 7), (5, 8), (9,))).children
+    ((1, 4), (2, 3), (), (), ())
+    """
+    if not candidate_ids:
+        raise EngineError("Expected at least one candidate a context, got none. Give every context its actions.")
+    tokens, parents = [-1], [-1]
+    children: list[dict[int, int]] = [{}]
+    paths = []
+    for position, candidate in enumerate(candidate_ids):
+        if not candidate:
+            raise EngineError(
+                f"Expected every candidate to have a token, but candidate {position} is empty. Give it a text."
+            )
+        node, path = 0, []
+        for token in candidate:
+            child = children[node].get(token)
+            if child is None:
+                child = len(tokens)
+                tokens.append(token)
+                parents.append(node)
+                children[node][token] = child
+                children.append({})
+            node = child
+            path.append(node)
+        paths.append(tuple(path))
+    return Trie(tuple(tokens), tuple(parents), tuple(tuple(c.values()) for c in children), tuple(paths))
+
+
+@lru_cache(maxsize=4096)
+def close_prefixes(candidate_ids: tuple[TokenIds, ...], eos_token_id: int | None) -> tuple[TokenIds, ...]:
+    """Append the end-of-sequence token to candidates that are a proper prefix of another.
+
+    Sampling token by token must be able to stop at such a candidate; the others end where their path does.
+
+    Raises:
+        EngineError: two candidates are the same tokens, or an end is needed and the model has none.
+    """
+    if len(set(candidate_ids)) < len(candidate_ids):
+        twice = next(ids for ids in candidate_ids if candidate_ids.count(ids) > 1)
+        raise EngineError(
+            f"Expected distinct candidates to sample token by token, but {candidate_ids.count(twice)} have the "
+            f"token ids {list(twice)}. Remove the duplicates, or use how='score'."
+        )
+    closed = []
+    for candidate in candidate_ids:
+        is_prefix = any(len(other) > len(candidate) and other[: len(candidate)] == candidate for other in candidate_ids)
+        if is_prefix and eos_token_id is None:
+            raise EngineError(
+                f"Candidate with token ids {list(candidate)} is a prefix of another, and the tokenizer has no "
+                "end-of-sequence token to end it with. Use how='score'."
+            )
+        closed.append((*candidate, eos_token_id) if is_prefix and eos_token_id is not None else candidate)
+    return tuple(closed)
+
+
+def sequence_logprobs(trie: Trie, node_logprobs: FloatArray, normalize: str = "sum") -> FloatArray:
+    """Add up (or average) token log-probabilities along each candidate's path.
+
+    Args:
+        node_logprobs: float32 (num_nodes,); log P(token of the node | context, its ancestors); node 0 is ignored.
+        normalize: "sum" or "mean" over the candidate's tokens.
+
+    Returns:
+        float32 (num_candidates,).
+    """
+    totals = np.array([node_logprobs[list(path)].sum(dtype=np.float64) for path in trie.paths])
+    if normalize == "mean":
+        totals /= np.array([len(path) for path in trie.paths])
+    return totals.astype(np.float32)
+
+
+def action_logprobs(trie: Trie, node_logprobs: FloatArray, acting: Acting) -> FloatArray:
+    """Return the log-probability of every candidate under the distribution that actions are drawn from.
+
+    "score" is Carta et al. 2023 (https://arxiv.org/abs/2302.02662), equation 1, with a temperature; "constrained"
+    multiplies, node by node, the softmax over the tokens that continue a candidate.
+
+    Args:
+        trie: of the candidates; for "constrained" after `close_prefixes`.
+        node_logprobs: float32 (num_nodes,); node 0 is ignored.
+        acting: how; a temperature of 0 gives the best candidate probability 1.
+
+    Returns:
+        float32 (num_candidates,); sums to 1 after exp.
+    """
+    if acting.how == "constrained":
+        renormalised = np.zeros(len(trie.tokens))
+        for node in trie.inner_nodes:
+            children = list(trie.children[node])
+            renormalised[children] = _log_softmax(node_logprobs[children], acting.temperature)
+        return np.array([renormalised[list(path)].sum() for path in trie.paths], dtype=np.float32)
+    scores = sequence_logprobs(trie, node_logprobs, acting.normalize)
+    return _log_softmax(scores, acting.temperature).astype(np.float32)
+
+
+def _log_softmax(scores: Sequence[float] | FloatArray, temperature: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Softmax at a temperature, in float64; at 0, all mass on the first best score."""
+    scores = np.asarray(scores, dtype=np.float64)
+    if temperature == 0:
+        result = np.full(len(scores), -np.inf)
+        result[int(np.argmax(scores))] = 0.0
+        return result
+    scaled = scores / temperature
+    scaled -= scaled.max()
+    return np.asarray(scaled - np.log(np.exp(scaled).sum()))
