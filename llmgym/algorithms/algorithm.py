@@ -1,0 +1,119 @@
+"""An algorithm: a loss over turns, and how often to take it. Knows no model and no optimizer.
+
+A user's own algorithm is a class of ten lines; nothing needs to be inherited or registered:
+
+    @dataclass(frozen=True)
+    class Reinforce:
+        epochs: int = 1
+        minibatch_turns: int = 256
+
+        def loss(self, outputs, targets):
+            loss = targets.mean(-targets.returns * outputs.logprobs)
+            return loss, {"policy_loss": loss}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from llmgym.errors import LearnerError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Algorithm", "Outputs", "StopsEarly", "Targets", "head_output"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outputs:
+    """What the learner says now of B turns, differentiable.
+
+    Attributes:
+        logprobs: float32 (B,); log-probability of the action taken.
+        action_logprobs: float32 (B, most actions); of every action, -inf where a turn has fewer.
+        entropies: float32 (B,); of the distribution over actions, in nats.
+        heads: name of each head to float32 (B,).
+    """
+
+    logprobs: Tensor
+    action_logprobs: Tensor
+    entropies: Tensor
+    heads: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """What was recorded of the same B turns: one part of a minibatch of num_turns turns.
+
+    Attributes:
+        actions: int64 (B,); index of the action taken.
+        behaviour_logprobs: float32 (B,); its log-probability when it was taken.
+        advantages: float32 (B,).
+        normalized_advantages: float32 (B,); shifted and scaled to mean 0 and deviation 1 over the whole batch.
+        returns: float32 (B,); target of the value head.
+        values: float32 (B,); what the value head said when the batch was made.
+        num_turns: turns of the whole minibatch, at least B.
+    """
+
+    actions: Tensor
+    behaviour_logprobs: Tensor
+    advantages: Tensor
+    normalized_advantages: Tensor
+    returns: Tensor
+    values: Tensor
+    num_turns: int
+
+    def mean(self, per_turn: Tensor) -> Tensor:
+        """Return this part's share of the minibatch's mean of per_turn, float32 (B,): a scalar.
+
+        The sum is divided by the turns of the whole minibatch, so that its parts add up to the same loss and the
+        same gradient however it is split to fit into memory.
+        """
+        return per_turn.sum() / self.num_turns
+
+
+class Algorithm(Protocol):
+    """A loss, and how it is taken over a batch."""
+
+    @property
+    def epochs(self) -> int:
+        """How often an update goes through its batch."""
+        ...
+
+    @property
+    def minibatch_turns(self) -> int:
+        """About how many turns a gradient step is taken on."""
+        ...
+
+    def loss(self, outputs: Outputs, targets: Targets) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return the loss to minimise, a scalar, and metrics, scalars without gradient.
+
+        Both are `targets.mean` of something per turn, or a sum of such: parts of a minibatch are added up.
+        """
+        ...
+
+
+@runtime_checkable
+class StopsEarly(Protocol):
+    """An algorithm that may end an update before its last epoch."""
+
+    def is_done(self, metrics: Mapping[str, float]) -> bool:
+        """Tell whether to stop, from an epoch's metrics (means over its turns)."""
+        ...
+
+
+def head_output(outputs: Outputs, name: str) -> Tensor:
+    """Return what a head said: float32 (B,).
+
+    Raises:
+        LearnerError: the learner has no such head.
+    """
+    if name not in outputs.heads:
+        found = ", ".join(outputs.heads) or "none"
+        raise LearnerError(
+            f"Expected the learner to have a head {name!r}, found: {found}. "
+            f"Pass heads={{{name!r}: ValueHead}} to Learner, or set the algorithm's value_coef to 0."
+        )
+    return outputs.heads[name]

@@ -1,0 +1,50 @@
+"""Behaviour cloning: make the demonstrated actions likely (Pomerleau 1991, https://doi.org/10.1162/neco.1991.3.1.88)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmgym.algorithms.algorithm import Outputs, Targets, head_output
+from llmgym.algorithms.ppo import value_loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["BehaviourCloning"]
+
+
+@dataclass(frozen=True, slots=True)
+class BehaviourCloning:
+    """Settings of behaviour cloning, and its loss: cross-entropy of the demonstrated actions.
+
+    Attributes:
+        epochs: how often an update goes through its batch.
+        minibatch_turns: about how many turns a gradient step is taken on.
+        value_coef: weight of fitting the head "value" to the returns, at least 0; above 0, reinforcement learning
+            that follows starts with a critic that knows the demonstrator.
+    """
+
+    epochs: int = 1
+    minibatch_turns: int = 64
+    value_coef: float = 0.0
+
+    def loss(self, outputs: Outputs, targets: Targets) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return the mean of -log P(demonstrated action) + value_coef * value loss, and metrics.
+
+        Raises:
+            LearnerError: value_coef is above 0 and the learner has no head "value".
+        """
+        loss = clone = targets.mean(-outputs.logprobs)
+        correct = outputs.action_logprobs.argmax(dim=-1) == targets.actions
+        metrics = {
+            "clone_loss": clone,
+            "accuracy": targets.mean(correct.float()),
+            "entropy": targets.mean(outputs.entropies),
+        }
+        if self.value_coef > 0:
+            value = targets.mean(value_loss(head_output(outputs, "value"), targets.returns, targets.values, None))
+            loss = loss + self.value_coef * value
+            metrics["value_loss"] = value
+        return loss, {name: metric.detach() for name, metric in metrics.items()}

@@ -1,0 +1,95 @@
+"""The distribution over a state's candidates, differentiable: `llmgym.candidates.action_logprobs`, in torch.
+
+Every sum of gradients runs through index_select, whose backward adds in a fixed order on CPU, so that the same seed
+gives the same numbers. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llmgym.errors import LearnerError
+from llmgym.learner.packing import Pack
+from llmgym.types import Acting
+
+__all__ = ["action_logprobs", "check_acting", "entropies", "sequence_logprobs"]
+
+
+def check_acting(acting: Acting) -> None:
+    """Refuse what cannot be learned from.
+
+    Raises:
+        LearnerError: the temperature is 0 or less, or a name is unknown.
+    """
+    if acting.temperature <= 0:
+        raise LearnerError(
+            f"Expected a temperature above 0 to learn from, got {acting.temperature}: greedy actions have no gradient. "
+            "Act with temperature 1 while training, and with 0 in evaluation only."
+        )
+    if acting.how not in ("score", "constrained") or acting.normalize not in ("sum", "mean"):
+        raise LearnerError(
+            f"Expected how='score' or 'constrained' and normalize='sum' or 'mean', got how={acting.how!r} and "
+            f"normalize={acting.normalize!r}. Change the acting settings."
+        )
+
+
+def action_logprobs(logits: Tensor, pack: Pack, acting: Acting) -> Tensor:
+    """Return the log-probability of every candidate under the distribution that actions are drawn from.
+
+    "score" is Carta et al. 2023 (https://arxiv.org/abs/2302.02662), equation 1, with a temperature; "constrained"
+    multiplies, point by point, the softmax over the tokens that continue a candidate.
+
+    Args:
+        logits: float32 (P, V); next-token logits at every point of the pack.
+        pack: the states.
+        acting: how actions are drawn.
+
+    Returns:
+        float32 (N, most candidates); -inf where a state has fewer.
+    """
+    if acting.how == "score":
+        scores = sequence_logprobs(logits, pack)
+        if acting.normalize == "mean":
+            scores = scores / pack.path_lengths
+        return torch.log_softmax(_padded(scores, pack.candidates, -torch.inf) / acting.temperature, dim=-1)
+    edge_logits = _at_edges(logits, pack) / acting.temperature
+    renormalised = torch.log_softmax(_padded(edge_logits, pack.siblings, -torch.inf), dim=-1)
+    edge_logprobs = renormalised.view(-1).index_select(0, pack.sibling_order)
+    return _padded(_padded(edge_logprobs, pack.paths, 0.0).sum(-1), pack.candidates, -torch.inf)
+
+
+def sequence_logprobs(logits: Tensor, pack: Pack) -> Tensor:
+    """Return log P(candidate | prompt): float32 (C,), summed over the candidate's tokens.
+
+    Args:
+        logits: float32 (P, V); next-token logits at every point of the pack.
+        pack: the states.
+    """
+    edge_logprobs = _at_edges(torch.log_softmax(logits, dim=-1), pack)
+    return _padded(edge_logprobs, pack.paths, 0.0).sum(-1)
+
+
+def entropies(logprobs: Tensor) -> Tensor:
+    """Return the entropy in nats of every row of a table of log-probabilities, in which -inf is padding.
+
+    Args:
+        logprobs: float32 (N, A).
+
+    Returns:
+        float32 (N,).
+    """
+    # The padding is replaced before the product: 0 * -inf would be NaN, in the value and in the gradient.
+    finite = logprobs.masked_fill(logprobs == -torch.inf, 0.0)
+    return -(logprobs.exp() * finite).sum(-1)
+
+
+def _at_edges(per_token: Tensor, pack: Pack) -> Tensor:
+    """Pick float32 (E,): the entry of each edge's token at the edge's point, from (P, V)."""
+    return per_token.reshape(-1).index_select(0, pack.edge_points * per_token.shape[-1] + pack.edge_ids)
+
+
+def _padded(flat: Tensor, table: Tensor, padding: float) -> Tensor:
+    """Look a table of positions up in a flat tensor, where the position behind its end means the padding."""
+    extended = torch.cat([flat, flat.new_full((1,), padding)])
+    return extended.index_select(0, table.reshape(-1)).view(table.shape)

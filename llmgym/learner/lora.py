@@ -1,0 +1,98 @@
+"""Low-rank adapters: which weights get one, and putting them on a model. Knows no losses and no engines."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmgym.errors import LearnerError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["LoraSettings", "attach_lora"]
+
+_ALL_LINEAR = "all-linear"
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """Low-rank adaptation (Hu et al. 2021, https://arxiv.org/abs/2106.09685).
+
+    There is no dropout: the learner would then differ from the policy that acted, and the first ratio from 1.
+
+    Attributes:
+        rank: columns of the two factors, at least 1; larger can change more and costs more.
+        alpha: the product of the factors is scaled by alpha / rank; larger moves faster.
+        targets: last parts of the names of the layers that get an adapter, such as ("q_proj", "v_proj"), or
+            ("all-linear",) for every linear layer but the output embeddings.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: tuple[str, ...] = (_ALL_LINEAR,)
+
+
+def attach_lora(model: Any, settings: LoraSettings) -> Any:
+    """Freeze a model and put adapters on it; they start as the identity, in float32.
+
+    Args:
+        model: a transformers PreTrainedModel.
+        settings: which layers, and how large.
+
+    Returns:
+        The PEFT model around it.
+
+    Raises:
+        LearnerError: the rank is below 1, a target names no layer, or one that an engine cannot adapt.
+    """
+    import peft
+
+    if settings.rank < 1 or settings.alpha <= 0:
+        raise LearnerError(
+            f"Expected LoRA rank >= 1 and alpha > 0, got rank={settings.rank} and alpha={settings.alpha}. Set them, or "
+            "pass lora=None to train all weights."
+        )
+    _check_targets(model, settings.targets)
+    config = peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=0.0,
+        target_modules=_ALL_LINEAR if _ALL_LINEAR in settings.targets else list(settings.targets),
+        task_type="CAUSAL_LM",
+    )
+    return peft.get_peft_model(model, config, autocast_adapter_dtype=True)
+
+
+def _check_targets(model: Any, targets: tuple[str, ...]) -> None:
+    """Refuse targets that match nothing, and embeddings: engines serve those without the adapter, in silence."""
+    known = _adaptable_names(model)
+    if not targets:
+        raise LearnerError(f"Expected LoRA targets, got none. Choose among {', '.join(known)}, or ('all-linear',).")
+    for target in targets:
+        if target == _ALL_LINEAR or target in known:
+            continue
+        near = difflib.get_close_matches(target, known, n=3, cutoff=0.4)
+        hint = f"Did you mean {' or '.join(repr(name) for name in near)}?" if near else "Change the LoRA targets."
+        raise LearnerError(
+            f"Expected LoRA targets among {', '.join(known)}, or 'all-linear', but the model has no such layer "
+            f"{target!r}. {hint}"
+        )
+
+
+def _adaptable_names(model: nn.Module) -> list[str]:
+    """List the last parts of the names of the layers that may get an adapter."""
+    output = model.get_output_embeddings()  # type: ignore[operator]
+    names = {
+        name.rpartition(".")[2] for name, module in model.named_modules() if module is not output and _is_linear(module)
+    }
+    return sorted(names)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Tell whether a module is a linear layer, as torch or as GPT-2's Conv1D writes it."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, nn.Linear | Conv1D)

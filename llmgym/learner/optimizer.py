@@ -1,0 +1,105 @@
+"""The optimizer: AdamW over the model's learned weights and the heads', and a step that refuses what is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from llmgym.errors import LearnerError
+from llmgym.learner.policy import Policy
+
+__all__ = ["build_optimizer", "learned_parameters", "load_optimizer_tensors", "optimizer_tensors", "take_step"]
+
+
+def learned_parameters(policy: Policy) -> dict[str, nn.Parameter]:
+    """Return all parameters that are learned, by name: "model." or "heads.", and the parameter's own."""
+    named = {f"model.{name}": parameter for name, parameter in policy.model_parameters()}
+    named.update({f"heads.{name}": parameter for name, parameter in policy.heads.named_parameters()})
+    return named
+
+
+def build_optimizer(
+    policy: Policy, *, learning_rate: float, head_learning_rate: float, weight_decay: float
+) -> torch.optim.AdamW:
+    """Make AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101) with a rate for the heads.
+
+    Biases and norms (parameters of fewer than two axes) do not decay.
+
+    Raises:
+        LearnerError: a rate or the decay is below 0, or nothing is learned.
+    """
+    if min(learning_rate, head_learning_rate, weight_decay) < 0:
+        raise LearnerError(
+            f"Expected rates and decay of at least 0, got learning_rate={learning_rate}, head_learning_rate="
+            f"{head_learning_rate} and weight_decay={weight_decay}. Change them."
+        )
+    named = learned_parameters(policy)
+    if not named:
+        raise LearnerError("Expected weights to learn, but all are frozen. Unfreeze some, or pass lora=LoraSettings().")
+    groups = []
+    for prefix, rate in (("model.", learning_rate), ("heads.", head_learning_rate)):
+        for decays in (True, False):
+            members = [p for name, p in named.items() if name.startswith(prefix) and (p.ndim >= 2) is decays]
+            if members:
+                groups.append({"params": members, "lr": rate, "weight_decay": weight_decay if decays else 0.0})
+    return torch.optim.AdamW(groups, fused=True)
+
+
+def take_step(optimizer: torch.optim.Optimizer, policy: Policy, max_grad_norm: float | None) -> float:
+    """Clip the gradient, step, and return the gradient's norm before clipping.
+
+    Args:
+        optimizer: over the policy's learned parameters, whose gradients are set.
+        policy: whose parameters they are.
+        max_grad_norm: longest gradient that is not scaled down, above 0; None for no limit.
+
+    Raises:
+        LearnerError: the gradient is not finite; the parameters are left as they were.
+    """
+    named = learned_parameters(policy)
+    # A list: the norm is taken first and the scaling second, and a generator would be empty by then.
+    parameters = [parameter for parameter in named.values() if parameter.grad is not None]
+    limit = float("inf") if max_grad_norm is None else max_grad_norm
+    norm = float(nn.utils.clip_grad_norm_(parameters, limit))
+    if norm != norm or norm == float("inf"):
+        broken = next(
+            (n for n, p in named.items() if p.grad is not None and not bool(torch.isfinite(p.grad).all())), "the norm"
+        )
+        optimizer.zero_grad(set_to_none=True)
+        raise LearnerError(
+            f"Expected a finite gradient, got norm {norm}, first in {broken}. The step was not taken. Lower the "
+            "learning rate, or check the batch's returns."
+        )
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, policy: Policy) -> dict[str, Tensor]:
+    """Return the optimizer's state as named tensors: "<parameter>:<entry>"."""
+    tensors = {}
+    for name, parameter in learned_parameters(policy).items():
+        for entry, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}:{entry}"] = value.detach().cpu().contiguous()
+    return tensors
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, policy: Policy, tensors: Mapping[str, Tensor]) -> None:
+    """Set the optimizer's state from named tensors.
+
+    Raises:
+        LearnerError: a tensor belongs to no parameter that is learned.
+    """
+    named = learned_parameters(policy)
+    for key, value in tensors.items():
+        name, _, entry = key.rpartition(":")
+        if name not in named:
+            raise LearnerError(
+                f"Expected optimizer state of parameters that are learned, but {name!r} is none of them. Load the "
+                "checkpoint with the model, adapter and heads that it was saved with."
+            )
+        parameter = named[name]
+        # The step count of a fused optimizer lives where its parameter does.
+        optimizer.state[parameter][entry] = value.to(parameter.device)

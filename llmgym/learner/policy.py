@@ -1,0 +1,154 @@
+"""The policy that learns: a causal language model, its adapter and its heads. Knows no losses and no engines."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llmgym.errors import LearnerError
+from llmgym.learner.heads import HeadSpec, build_heads
+from llmgym.learner.lora import LoraSettings, attach_lora
+from llmgym.learner.packing import Pack
+
+__all__ = ["Policy", "load_model"]
+
+
+class Policy(nn.Module):
+    """A language model with heads, always in evaluation mode.
+
+    Dropout would make the learner another policy than the one that acted: the first ratio would not be 1.
+    """
+
+    def __init__(self, model: Any, heads: Mapping[str, HeadSpec], lora: LoraSettings | None) -> None:
+        """Put an adapter and heads on a model.
+
+        Args:
+            model: a transformers PreTrainedModel; it is changed in place.
+            heads: name to module, or to what makes one.
+            lora: which weights get an adapter; None to learn all weights.
+
+        Raises:
+            LearnerError: the model is no causal language model of one stack, or a setting does not fit it.
+        """
+        super().__init__()
+        self.config = model.config
+        _check_model(model)
+        self.model = attach_lora(model, lora) if lora is not None else model
+        self.lora = lora
+        self.heads = build_heads(heads, model.config.hidden_size)
+        self.to(model.device)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Policy:
+        """Stay in evaluation mode, whatever is asked for."""
+        super().train(False)
+        return self
+
+    @property
+    def causal_model(self) -> Any:
+        """Return the transformers model, under the adapter where there is one."""
+        return self.model.get_base_model() if self.lora is not None else self.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.causal_model.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the model's activations."""
+        dtype: torch.dtype = self.causal_model.dtype
+        return dtype
+
+    def hidden_states(self, pack: Pack) -> Tensor:
+        """Return the last hidden states, after the final norm: (R*T, D), the rows one behind the other."""
+        outputs = self.causal_model.base_model(
+            input_ids=pack.input_ids,
+            attention_mask=pack.attention_mask,
+            position_ids=pack.position_ids,
+            use_cache=False,
+        )
+        states: Tensor = outputs.last_hidden_state
+        return states.reshape(-1, states.shape[-1])
+
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        """Return float32 (num_positions, V): next-token logits at hidden states (num_positions, D)."""
+        model = self.causal_model
+        logits: Tensor = model.get_output_embeddings()(hidden_states).float()
+        if (multiplier := getattr(self.config, "logit_scale", None)) is not None:
+            logits = logits * multiplier
+        if (divisor := getattr(self.config, "logits_scaling", None)) is not None:
+            logits = logits / divisor
+        if (softcap := getattr(self.config, "final_logit_softcapping", None)) is not None:
+            logits = torch.tanh(logits / softcap) * softcap
+        return logits
+
+    def head_values(self, hidden_states: Tensor) -> dict[str, Tensor]:
+        """Return what every head says of hidden states (num_states, D): name to float32 (num_states,)."""
+        return {name: _checked(name, head(hidden_states.float())) for name, head in self.heads.items()}
+
+    def model_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the names and parameters of the model, or of its adapter, that are learned."""
+        return ((name, value) for name, value in self.model.named_parameters() if value.requires_grad)
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every weight of the model by its Hugging Face name, tied weights once."""
+        return ((name, value.detach()) for name, value in self.causal_model.named_parameters())
+
+
+def load_model(model: Any, *, device: str | torch.device | None = None) -> Any:
+    """Load a causal language model in float32 from a folder or a hub id, or take a copy of one that is given.
+
+    Args:
+        model: a folder, a hub id, or a transformers PreTrainedModel, which is copied so that it stays as it is.
+        device: where to put it; a GPU if there is one, by default.
+
+    Raises:
+        LearnerError: there is no such model, or it is not one that this learner can train.
+    """
+    from transformers import AutoModelForCausalLM, PreTrainedModel
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if isinstance(model, PreTrainedModel):
+        return copy.deepcopy(model).to(device=device, dtype=torch.float32)
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(str(model), dtype=torch.float32, attn_implementation="sdpa")
+    except (OSError, ValueError) as error:
+        where = "the folder" if Path(str(model)).is_dir() else "no folder, and the hub id"
+        raise LearnerError(
+            f"Expected a causal language model to learn with, but {where} {str(model)!r} cannot be loaded: {error} "
+            "Give a folder with config.json and safetensors, or a hub id."
+        ) from error
+    return loaded.to(device)
+
+
+def _checked(name: str, values: Tensor) -> Tensor:
+    """Refuse what a head returns unless it is one number per state."""
+    if values.ndim != 1:
+        raise LearnerError(
+            f"Expected the head {name!r} to return one number a state, shape (num_states,), got shape "
+            f"{tuple(values.shape)}. Squeeze its last axis."
+        )
+    return values.float()
+
+
+def _check_model(model: Any) -> None:
+    """Refuse models whose attention or output does not fit a packed row."""
+    config = model.config
+    name = type(model).__name__
+    if getattr(config, "is_encoder_decoder", False) or model.get_output_embeddings() is None:
+        raise LearnerError(
+            f"Expected a causal language model, got {name}. Give one with a single stack and "
+            "output embeddings."
+        )
+    if config._attn_implementation not in ("sdpa", "eager"):
+        raise LearnerError(
+            f"Expected attention 'sdpa' or 'eager', which take a mask per token, got {config._attn_implementation!r} "
+            f"of {name}. Load it with attn_implementation='sdpa'."
+        )
