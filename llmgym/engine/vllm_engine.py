@@ -73,6 +73,7 @@ class VLLMEngine:
         self.max_context_tokens: int = self._llm.llm_engine.model_config.max_model_len
         self.version = 0
         self._seed = settings.seed
+        self._has_adapters = settings.max_lora_rank > 0
         self._adapter: Any = None
         self._num_adapters = 0
         self._num_requests = 0
@@ -144,7 +145,7 @@ class VLLMEngine:
         """
         from vllm.lora.request import LoRARequest
 
-        if self._llm.llm_engine.vllm_config.lora_config is None:
+        if not self._has_adapters:
             raise EngineError(
                 "Expected an engine with room for adapters, but max_lora_rank is 0. "
                 "Start it with max_lora_rank=16 or more."
@@ -155,10 +156,15 @@ class VLLMEngine:
             self._llm.llm_engine.add_lora(request)
         except (ValueError, RuntimeError, OSError) as error:
             raise EngineError(f"vLLM refuses the adapter in {path}: {error}") from error
-        if self._adapter is not None:
-            self._llm.llm_engine.remove_lora(self._adapter.lora_int_id)
+        self.drop_adapter()
         self._adapter = request
         self.version = version
+
+    def drop_adapter(self) -> None:
+        """Serve the base weights again."""
+        if self._adapter is not None:
+            self._llm.llm_engine.remove_lora(self._adapter.lora_int_id)
+            self._adapter = None
 
     def load_weights(self, named_tensors: NamedTensors, version: int) -> None:
         """Replace all weights in every worker, and forget every cached block.
@@ -195,8 +201,8 @@ class VLLMEngine:
         results = [np.full(len(trie.tokens), np.nan, dtype=np.float32) for trie in tries]
         planned: list[tuple[int, NextTokens | WholePath]] = []
         for position, (request, trie) in enumerate(zip(requests, tries, strict=True)):
-            # The prompt log-probabilities of vLLM fail with an adapter on a CPU: a prefix at a time works with one.
-            whole = self._adapter is None and is_whole_cheaper(trie, len(request.context_ids), BLOCK_SIZE)
+            # The prompt log-probabilities of vLLM 0.32 fail on a CPU with room for adapters: ask for prefixes there.
+            whole = not self._has_adapters and is_whole_cheaper(trie, len(request.context_ids), BLOCK_SIZE)
             steps: Sequence[NextTokens | WholePath] = plan_whole(trie) if whole else plan_prefixes(trie)
             planned += [(position, step) for step in steps]
         self._answer(planned, requests, tries, results)
