@@ -88,7 +88,7 @@ def check_batch(batch: Batch) -> None:
         if not np.isfinite(column).all():
             turn = int(np.flatnonzero(~np.isfinite(column))[0])
             raise LearnerError(
-                f"Expected finite {name}, got {column[turn]} at turn {turn}. Check the rewards and the engine's answers."
+                f"Expected finite {name}, got {column[turn]} at turn {turn}. Check rewards and the engine's answers."
             )
     for number, turn_record in enumerate(batch.turns):
         if not 0 <= turn_record.action < len(turn_record.candidate_ids):
@@ -104,7 +104,6 @@ def _normalized(advantages: FloatArray) -> FloatArray:
     Over the batch and not the minibatch, so that the update does not depend on how the batch is cut.
     """
     centred = advantages.astype(np.float64) - advantages.mean(dtype=np.float64)
-    deviation = centred.std()
-    if deviation < 1e-8:
-        return np.zeros_like(advantages)
-    return (centred / deviation).astype(np.float32)
+    deviation = float(centred.std())
+    normalized: FloatArray = (centred / deviation if deviation > 1e-8 else np.zeros(len(centred))).astype(np.float32)
+    return normalized

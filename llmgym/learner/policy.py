@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from llmgym.errors import LearnerError
 from llmgym.learner.heads import HeadSpec, build_heads
 from llmgym.learner.lora import LoraSettings, attach_lora
 from llmgym.learner.packing import Pack
+from llmgym.learner.row import Row
 
-__all__ = ["Policy", "load_model"]
+__all__ = ["Policy", "load_model", "load_tokenizer"]
 
 
 class Policy(nn.Module):
@@ -66,6 +68,43 @@ class Policy(nn.Module):
         dtype: torch.dtype = self.causal_model.dtype
         return dtype
 
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens the model embeds."""
+        return int(self.causal_model.get_input_embeddings().num_embeddings)
+
+    @property
+    def max_positions(self) -> int:
+        """Longest sequence the model can attend over; the window of a model whose attention slides."""
+        limits = [getattr(self.config, name, None) for name in ("max_position_embeddings", "sliding_window")]
+        return min((int(limit) for limit in limits if limit), default=2**31)
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The model's end-of-sequence token, the first if it has several."""
+        eos: int | list[int] | None = self.config.eos_token_id
+        return eos[0] if isinstance(eos, list) else eos
+
+    def check_rows(self, rows: Sequence[Row]) -> None:
+        """Refuse rows with a token or a position that the model does not have.
+
+        Raises:
+            LearnerError: a token id is outside of the vocabulary, or a prompt is too long.
+        """
+        for row in rows:
+            token = max(int(row.input_ids.max()), max(int(b.edge_ids.max(initial=0)) for b in row.branches))
+            if token >= self.vocab_size or int(row.input_ids.min()) < 0:
+                raise LearnerError(
+                    f"Expected token ids from 0 to {self.vocab_size - 1}, got {token} in turn {row.first_state}. "
+                    "Tokenize with the tokenizer of the model that learns."
+                )
+            num_positions = int(row.position_ids.max()) + 1
+            if num_positions > self.max_positions:
+                raise LearnerError(
+                    f"Expected at most {self.max_positions} tokens in a prompt with its action, got {num_positions} in "
+                    f"turn {row.first_state} or after. Shorten the prompts, or cut their history."
+                )
+
     def hidden_states(self, pack: Pack) -> Tensor:
         """Return the last hidden states, after the final norm: (R*T, D), the rows one behind the other."""
         outputs = self.causal_model.base_model(
@@ -101,6 +140,31 @@ class Policy(nn.Module):
         """Yield every weight of the model by its Hugging Face name, tied weights once."""
         return ((name, value.detach()) for name, value in self.causal_model.named_parameters())
 
+    def write_model(self, folder: str) -> None:
+        """Write the model, without an adapter, as transformers saves it."""
+        model = self.causal_model
+        state = {_without_lora(name): value for name, value in model.state_dict().items() if "lora_" not in name}
+        with _no_progress_bars():
+            model.save_pretrained(folder, state_dict=state)
+
+    def write_adapter(self, folder: str) -> None:
+        """Write the adapter in PEFT's format."""
+        self.model.save_pretrained(folder, save_embedding_layers=False)
+
+    def load_adapter_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set the adapter's weights, by PEFT's names.
+
+        Raises:
+            RuntimeError: they do not fit.
+        """
+        from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+
+        expected = set(get_peft_model_state_dict(self.model, save_embedding_layers=False))
+        if expected != set(tensors):
+            odd = sorted(expected ^ set(tensors))[0]
+            raise RuntimeError(f"the adapter's weights have other names than the model's, {odd} for one.")
+        set_peft_model_state_dict(self.model, dict(tensors))
+
 
 def load_model(model: Any, *, device: str | torch.device | None = None) -> Any:
     """Load a causal language model in float32 from a folder or a hub id, or take a copy of one that is given.
@@ -118,7 +182,8 @@ def load_model(model: Any, *, device: str | torch.device | None = None) -> Any:
     if isinstance(model, PreTrainedModel):
         return copy.deepcopy(model).to(device=device, dtype=torch.float32)
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(str(model), dtype=torch.float32, attn_implementation="sdpa")
+        with _no_progress_bars():
+            loaded = AutoModelForCausalLM.from_pretrained(str(model), dtype=torch.float32, attn_implementation="sdpa")
     except (OSError, ValueError) as error:
         where = "the folder" if Path(str(model)).is_dir() else "no folder, and the hub id"
         raise LearnerError(
@@ -126,6 +191,42 @@ def load_model(model: Any, *, device: str | torch.device | None = None) -> Any:
             "Give a folder with config.json and safetensors, or a hub id."
         ) from error
     return loaded.to(device)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing progress bars in a block."""
+    from transformers.utils import logging
+
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
+
+
+def _without_lora(name: str) -> str:
+    """Return a weight's own name from the one it has under an adapter."""
+    return name.replace(".base_layer.", ".")
+
+
+def load_tokenizer(source: str | None) -> Any:
+    """Load the tokenizer beside a model.
+
+    Raises:
+        LearnerError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        if source is not None:
+            return AutoTokenizer.from_pretrained(source)
+        reason = "the model was given as a module"
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    raise LearnerError(f"Expected a tokenizer beside the model, but {reason}. Load the tokenizer from its own folder.")
 
 
 def _checked(name: str, values: Tensor) -> Tensor:
@@ -144,8 +245,7 @@ def _check_model(model: Any) -> None:
     name = type(model).__name__
     if getattr(config, "is_encoder_decoder", False) or model.get_output_embeddings() is None:
         raise LearnerError(
-            f"Expected a causal language model, got {name}. Give one with a single stack and "
-            "output embeddings."
+            f"Expected a causal language model, got {name}. Give one with a single stack and output embeddings."
         )
     if config._attn_implementation not in ("sdpa", "eager"):
         raise LearnerError(

@@ -1,0 +1,227 @@
+"""The checkpoint: a learner as files, in the formats that others read. Knows no training.
+
+learner.json             version, settings, state of the random draws
+model/                   the model, as transformers saves it; only its config.json where an adapter is learned on
+a model that has a folder or hub id of its own
+adapter/                 the adapter, in PEFT's format
+heads.safetensors        the heads
+optimizer.safetensors    AdamW's state, "<parameter>:<entry>"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from llmgym.algorithms import ALGORITHMS, Algorithm, algorithm_class
+from llmgym.errors import LearnerError
+from llmgym.learner.heads import HeadSpec, ValueHead
+from llmgym.learner.lora import LoraSettings
+from llmgym.learner.policy import Policy
+from llmgym.types import Acting
+
+__all__ = ["Checkpoint", "SavedLearner", "Settings", "read_checkpoint", "write_checkpoint"]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a learner was made with; see `Learner`.
+
+    Attributes:
+        source: folder or hub id the base model came from; None if it was given as a module.
+    """
+
+    source: str | None
+    algorithm: Algorithm
+    acting: Acting
+    learning_rate: float
+    head_learning_rate: float
+    weight_decay: float
+    max_grad_norm: float | None
+    max_tokens_per_microbatch: int
+    eos_token_id: int | None
+    lora: LoraSettings | None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a learner is besides its tensors.
+
+    Attributes:
+        settings: what it was made with.
+        version: policy version that was published last.
+        rng_state: of the numpy generator that draws minibatches.
+    """
+
+    settings: Settings
+    version: int
+    rng_state: Any
+
+
+@dataclass(frozen=True, slots=True)
+class SavedLearner:
+    """A checkpoint that was read.
+
+    Attributes:
+        checkpoint: settings and state.
+        model: folder or hub id to load the base model from.
+        heads: name to what makes the head.
+        adapter_tensors: of the adapter, by PEFT's names; None where all weights are learned.
+        head_tensors: of the heads, by name.
+        optimizer_tensors: of the optimizer.
+    """
+
+    checkpoint: Checkpoint
+    model: str
+    heads: Mapping[str, HeadSpec]
+    adapter_tensors: Mapping[str, Tensor] | None
+    head_tensors: Mapping[str, Tensor]
+    optimizer_tensors: Mapping[str, Tensor]
+
+    def restore(self, policy: Policy) -> None:
+        """Set the adapter and the heads of a policy that was built from this checkpoint.
+
+        Raises:
+            LearnerError: they do not fit.
+        """
+        try:
+            if self.adapter_tensors is not None:
+                policy.load_adapter_tensors(self.adapter_tensors)
+            policy.heads.load_state_dict(self.head_tensors, strict=True)
+        except RuntimeError as error:
+            raise LearnerError(
+                f"Expected the checkpoint's adapter and heads to fit the model and heads given, but: {error} "
+                "Pass the model and heads that it was saved with."
+            ) from error
+
+
+def write_checkpoint(
+    folder: Path, checkpoint: Checkpoint, policy: Policy, optimizer_tensors: Mapping[str, Tensor]
+) -> None:
+    """Write the files of a checkpoint into an existing folder.
+
+    Args:
+        folder: where.
+        checkpoint: settings and state.
+        policy: the model and heads.
+        optimizer_tensors: state of the optimizer.
+    """
+    from safetensors.torch import save_file
+
+    model = policy.causal_model
+    if policy.lora is not None:
+        policy.write_adapter(str(folder / "adapter"))
+    if policy.lora is not None and checkpoint.settings.source is not None:
+        model.config.save_pretrained(folder / "model")
+    else:
+        policy.write_model(str(folder / "model"))
+    head_tensors = {name: value.detach().cpu().contiguous() for name, value in policy.heads.state_dict().items()}
+    save_file(head_tensors, folder / "heads.safetensors")
+    save_file(dict(optimizer_tensors), folder / "optimizer.safetensors")
+    settings = checkpoint.settings
+    record = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    record["acting"] = dataclasses.asdict(settings.acting)
+    record["lora"] = None if settings.lora is None else dataclasses.asdict(settings.lora)
+    record["algorithm"] = _algorithm_record(settings.algorithm)
+    record = {
+        "format": _FORMAT,
+        "version": checkpoint.version,
+        "settings": record,
+        "heads": {name: _head_record(head) for name, head in policy.heads.items()},
+        "rng_state": checkpoint.rng_state,
+    }
+    (folder / "learner.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def read_checkpoint(folder: Path, *, heads: Mapping[str, HeadSpec] | None, algorithm: Algorithm | None) -> SavedLearner:
+    """Read a checkpoint.
+
+    Args:
+        folder: what was written.
+        heads: what makes the heads; None to make them as they were saved, where all are `ValueHead`.
+        algorithm: the one to go on with; None to take the saved one, where it is one of llmgym's.
+
+    Raises:
+        LearnerError: the folder is no complete checkpoint, or a head or algorithm must be given and is not.
+    """
+    from safetensors.torch import load_file
+
+    names = ("learner.json", "heads.safetensors", "optimizer.safetensors", "model/config.json")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise LearnerError(
+            f"Expected a checkpoint with {', '.join(names)} in {folder}, but {missing[0]} is missing. Pass a folder "
+            "that Learner.save wrote."
+        )
+    record = json.loads((folder / "learner.json").read_text(encoding="utf-8"))
+    if record["format"] != _FORMAT:
+        raise LearnerError(f"Expected a checkpoint of format {_FORMAT} in {folder}. Load it with its own llmgym.")
+    settings = _read_settings(record["settings"], algorithm)
+    has_weights = any((folder / "model").glob("*.safetensors"))
+    return SavedLearner(
+        checkpoint=Checkpoint(settings, record["version"], record["rng_state"]),
+        model=str(folder / "model") if has_weights else str(settings.source),
+        heads=heads if heads is not None else _read_heads(record["heads"]),
+        adapter_tensors=load_file(folder / "adapter" / "adapter_model.safetensors")
+        if settings.lora is not None
+        else None,
+        head_tensors=load_file(folder / "heads.safetensors"),
+        optimizer_tensors=load_file(folder / "optimizer.safetensors"),
+    )
+
+
+def _read_settings(record: Mapping[str, Any], algorithm: Algorithm | None) -> Settings:
+    """Make settings of what was written, with another algorithm where one is given."""
+    lora = record["lora"]
+    return Settings(
+        **{
+            **record,
+            "lora": None if lora is None else LoraSettings(**{**lora, "targets": tuple(lora["targets"])}),
+            "acting": Acting(**record["acting"]),
+            "algorithm": algorithm or _read_algorithm(record["algorithm"]),
+        }
+    )
+
+
+def _algorithm_record(algorithm: Algorithm) -> dict[str, Any]:
+    """Describe an algorithm: name and settings of ours, the class of a user's own."""
+    name = next((name for name, known in ALGORITHMS.items() if type(algorithm) is known), None)
+    if name is not None and dataclasses.is_dataclass(algorithm) and not isinstance(algorithm, type):
+        return {"name": name, "settings": dataclasses.asdict(algorithm)}
+    return {"class": type(algorithm).__qualname__}
+
+
+def _read_algorithm(record: Mapping[str, Any]) -> Algorithm:
+    """Make the algorithm that was described."""
+    if "name" not in record:
+        raise LearnerError(
+            f"Expected the algorithm {record['class']} that the checkpoint was saved with. Pass algorithm= to load it."
+        )
+    return algorithm_class(record["name"])(**record["settings"])
+
+
+def _head_record(head: Any) -> dict[str, Any]:
+    """Describe a head: class, and width of a ValueHead."""
+    if type(head) is ValueHead:
+        return {"class": "ValueHead", "width": head.inner.out_features}
+    return {"class": type(head).__qualname__}
+
+
+def _read_heads(records: Mapping[str, Mapping[str, Any]]) -> dict[str, HeadSpec]:
+    """Return what makes the heads that were described."""
+    for name, record in records.items():
+        if "width" not in record:
+            raise LearnerError(
+                f"Expected the head {name!r} ({record['class']}) that the checkpoint was saved with. Pass heads= with "
+                "all heads to load it."
+            )
+    return {name: partial(ValueHead, width=record["width"]) for name, record in records.items()}

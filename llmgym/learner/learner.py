@@ -1,0 +1,301 @@
+"""The learner: values, scores and updates a policy, publishes it to an engine, and saves it. Knows no environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from llmgym.algorithms import PPO, Algorithm
+from llmgym.learner.checkpoint import Checkpoint, Settings, read_checkpoint, write_checkpoint
+from llmgym.learner.distribution import check_acting
+from llmgym.learner.evaluation import check_policy
+from llmgym.learner.folder import whole_folder
+from llmgym.learner.heads import HeadSpec, ValueHead
+from llmgym.learner.inference import infer_actions, infer_scores, infer_values, pack_states, pack_turns
+from llmgym.learner.lora import LoraSettings
+from llmgym.learner.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
+from llmgym.learner.policy import Policy, load_model, load_tokenizer
+from llmgym.learner.row import Row
+from llmgym.learner.threads import default_num_threads, torch_threads
+from llmgym.learner.update import Update, run_update
+from llmgym.sync import AdapterPublisher, check_canary, publish_weights, random_canary
+from llmgym.types import Acting, Batch, Engine, FloatArray, TokenIds, Tokenizer, Trajectory, Turn
+
+__all__ = ["Learner"]
+
+DEFAULT_HEADS: Mapping[str, HeadSpec] = {"value": ValueHead}
+
+
+class Learner:
+    """A policy that learns: language model, adapter, heads, optimizer.
+
+    Attributes:
+        policy: the model and its heads.
+        version: policy version that was published last; 0 is the model as it was loaded.
+        canary: what engine and learner both score after every publication; set it to score something else.
+        canary_tolerance: largest difference between them that is taken for rounding, in nats.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        lora: LoraSettings | None = None,
+        heads: Mapping[str, HeadSpec] = DEFAULT_HEADS,
+        algorithm: Algorithm | None = None,
+        acting: Acting | None = None,
+        learning_rate: float = 1e-4,
+        head_learning_rate: float | None = None,
+        weight_decay: float = 0.0,
+        max_grad_norm: float | None = 0.5,
+        max_tokens_per_microbatch: int = 2048,
+        num_threads: int | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        eos_token_id: int | None = None,
+    ) -> None:
+        """Load a model and make it learn.
+
+        Args:
+            model: a folder, a hub id, or a transformers PreTrainedModel (of which a copy is taken).
+            lora: learn an adapter of this kind; None learns all weights.
+            heads: name to module over hidden states, or to a callable that makes one from hidden_size.
+            algorithm: the loss and how often to take it; PPO by default.
+            acting: how actions are drawn; the same as the engine's.
+            learning_rate: of the model's weights or of its adapter.
+            head_learning_rate: of the heads; learning_rate if None.
+            weight_decay: of AdamW, at least 0; larger pulls weights to 0.
+            max_grad_norm: longest gradient that is not scaled down; None for no limit.
+            max_tokens_per_microbatch: tokens of one forward pass, padding included; more needs more memory.
+            num_threads: torch's threads while the learner works; all that the process may use if None or 0.
+            seed: of the heads, the adapter, and the order of minibatches.
+            device: where the model is put; a GPU if there is one, by default.
+            eos_token_id: ends candidates that are a prefix of another when acting is "constrained"; the model's by
+                default. Pass the tokenizer's where they differ.
+
+        Raises:
+            LearnerError: the model cannot be learned with these settings.
+        """
+        self.acting = acting or Acting()
+        check_acting(self.acting)
+        self._num_threads = num_threads or default_num_threads()
+        with torch_threads(self._num_threads), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.policy = Policy(load_model(model, device=device), heads, lora)
+            check_policy(self.policy)
+        self._settings = Settings(
+            source=str(model) if isinstance(model, str | Path) else None,
+            algorithm=algorithm or PPO(),
+            acting=self.acting,
+            learning_rate=learning_rate,
+            head_learning_rate=learning_rate if head_learning_rate is None else head_learning_rate,
+            weight_decay=weight_decay,
+            max_grad_norm=max_grad_norm,
+            max_tokens=max_tokens_per_microbatch,
+            eos_token_id=self.policy.eos_token_id if eos_token_id is None else eos_token_id,
+            lora=lora,
+        )
+        self.version = 0
+        self.canary = random_canary(self.policy.vocab_size, max_tokens=min(80, self.policy.max_positions))
+        self.canary_tolerance = 1e-3
+        self._rng = np.random.default_rng(seed)
+        self._publisher = AdapterPublisher()
+        self._optimizer = self._new_optimizer()
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The loss, and how often an update takes it."""
+        return self._settings.algorithm
+
+    @property
+    def max_context_tokens(self) -> int:
+        """Longest prompt, with its action, that the model can read."""
+        return self.policy.max_positions
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer beside the model; the learner itself sees token ids only.
+
+        Raises:
+            LearnerError: the model was given as a module, or has no tokenizer beside it.
+        """
+        tokenizer: Tokenizer = load_tokenizer(self._settings.source)
+        return tokenizer
+
+    def set_algorithm(
+        self, algorithm: Algorithm, *, learning_rate: float | None = None, head_learning_rate: float | None = None
+    ) -> None:
+        """Learn with another algorithm from now on, on the same weights, with a fresh optimizer.
+
+        Where nothing changes, the optimizer stays as it is: a resumed run goes on to the same numbers.
+
+        Args:
+            algorithm: the loss and how often to take it.
+            learning_rate: of the model; as before if None.
+            head_learning_rate: of the heads; as before if None.
+        """
+        before = self._settings
+        self._settings = replace(
+            before,
+            algorithm=algorithm,
+            learning_rate=before.learning_rate if learning_rate is None else learning_rate,
+            head_learning_rate=before.head_learning_rate if head_learning_rate is None else head_learning_rate,
+        )
+        if self._settings != before:
+            self._optimizer = self._new_optimizer()
+
+    def values(self, trajectories: Sequence[Trajectory], *, head: str = "value") -> list[FloatArray]:
+        """Return what a head says of every state of every trajectory.
+
+        Returns:
+            for each trajectory, float32 (num_turns + 1,); the last is the state after the last turn, from which the
+            return is bootstrapped, and 0 where the last turn terminated the episode.
+
+        Raises:
+            LearnerError: there is no such head.
+        """
+        with torch_threads(self._num_threads):
+            return infer_values(self.policy, trajectories, head, self._settings.max_tokens)
+
+    def logprobs(self, turns: Sequence[Turn]) -> FloatArray:
+        """Return float32 (num_turns,): the log-probability now of the action that each turn took."""
+        tables = self.action_logprobs(turns)
+        return np.array([table[turn.action] for turn, table in zip(turns, tables, strict=True)], np.float32)
+
+    def action_logprobs(self, turns: Sequence[Turn]) -> list[FloatArray]:
+        """Return, for each turn, float32 (num_candidates,): the log-probabilities actions would be drawn from now."""
+        with torch_threads(self._num_threads):
+            return infer_actions(self.policy, self._rows(turns), self.acting, self._settings.max_tokens)
+
+    def score(self, contexts: Sequence[Sequence[int]], candidates: Sequence[Sequence[TokenIds]]) -> list[FloatArray]:
+        """Return log P(candidate | context), summed over tokens: float32 (num_candidates,) a context.
+
+        Args:
+            contexts: token ids.
+            candidates: token ids of the candidates of each context.
+        """
+        prompts = [np.asarray(context, np.int32) for context in contexts]
+        options = [tuple(tuple(ids) for ids in candidate_ids) for candidate_ids in candidates]
+        with torch_threads(self._num_threads):
+            return infer_scores(self.policy, pack_states(self.policy, prompts, options), self._settings.max_tokens)
+
+    def update(self, batch: Batch) -> dict[str, float]:
+        """Learn from a batch: epochs of shuffled minibatches of whole episodes, a gradient step each.
+
+        Returns:
+            the algorithm's metrics (means over turns of all epochs), and loss, grad_norm (before clipping, mean of
+            the steps), behaviour_gap (largest difference, in the first minibatch before its step, between an action's
+            log-probability here and when it was taken: 0 where engine and learner agree), explained_variance (of the
+            returns by the head "value", during the first epoch), epochs and steps.
+
+        Raises:
+            LearnerError: the batch is not usable, or a loss or gradient is not finite; its step is not taken.
+        """
+        settings = self._settings
+        how = Update(settings.algorithm, self.acting, settings.max_tokens, settings.max_grad_norm)
+        with torch_threads(self._num_threads):
+            return run_update(self.policy, self._optimizer, self._rows(batch.turns), batch, how, self._rng)
+
+    def publish(self, engine: Engine, *, version: int | None = None) -> dict[str, float]:
+        """Swap the weights into a running engine, and check on the canary that it holds them.
+
+        Args:
+            engine: who takes them.
+            version: what to call them; one more than the last version if None. After `load`, pass
+                `learner.version` to go on with a new engine where the old one was.
+
+        Returns:
+            canary_gap: the largest difference between the scores of engine and learner, in nats.
+
+        Raises:
+            SyncError: the engine refuses the weights, or scores the canary differently. The run must stop.
+        """
+        published = self.version + 1 if version is None else version
+        if self.policy.lora is not None:
+            self._publisher.publish(engine, self.policy.write_adapter, published)
+        else:
+            publish_weights(engine, self.policy.named_weights(), published)
+        gap = check_canary(engine, self.score, self.canary, version=published, tolerance=self.canary_tolerance)
+        self.version = published
+        return {"canary_gap": gap}
+
+    def save(self, folder: str | Path) -> None:
+        """Write a checkpoint, whole or not at all; a folder of that name is replaced."""
+        with whole_folder(folder) as unfinished:
+            self.write(unfinished)
+
+    def write(self, folder: Path) -> None:
+        """Write the files of a checkpoint into a folder, for callers that add files of their own to it."""
+        checkpoint = Checkpoint(self._settings, self.version, self._rng.bit_generator.state)
+        write_checkpoint(folder, checkpoint, self.policy, optimizer_tensors(self._optimizer, self.policy))
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        model: Any = None,
+        heads: Mapping[str, HeadSpec] | None = None,
+        algorithm: Algorithm | None = None,
+        num_threads: int | None = None,
+        device: str | None = None,
+    ) -> Learner:
+        """Go on from a checkpoint, to the same numbers.
+
+        Args:
+            folder: what `save` wrote.
+            model: the base model, where it is no longer where the checkpoint says.
+            heads: the same as when it was saved; may be left out where all are `ValueHead`.
+            algorithm: the same as when it was saved; may be left out where it is one of llmgym's.
+            num_threads: see `Learner`.
+            device: see `Learner`.
+
+        Raises:
+            LearnerError: the folder is no complete checkpoint, or does not fit what is given.
+        """
+        saved = read_checkpoint(Path(folder), heads=heads, algorithm=algorithm)
+        found = saved.checkpoint.settings
+        learner = cls(
+            model or saved.model,
+            lora=found.lora,
+            heads=saved.heads,
+            algorithm=found.algorithm,
+            acting=found.acting,
+            learning_rate=found.learning_rate,
+            head_learning_rate=found.head_learning_rate,
+            weight_decay=found.weight_decay,
+            max_grad_norm=found.max_grad_norm,
+            max_tokens_per_microbatch=found.max_tokens,
+            num_threads=num_threads,
+            device=device,
+            eos_token_id=found.eos_token_id,
+        )
+        saved.restore(learner.policy)
+        load_optimizer_tensors(learner._optimizer, learner.policy, saved.optimizer_tensors)
+        learner._rng.bit_generator.state = saved.checkpoint.rng_state
+        learner.version = saved.checkpoint.version
+        learner._settings = found
+        return learner
+
+    def close(self) -> None:
+        """Remove the folder that the last adapter was published in; a second call does nothing."""
+        self._publisher.close()
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        """Make a fresh optimizer from the settings."""
+        settings = self._settings
+        return build_optimizer(
+            self.policy,
+            learning_rate=settings.learning_rate,
+            head_learning_rate=settings.head_learning_rate,
+            weight_decay=settings.weight_decay,
+        )
+
+    def _rows(self, turns: Sequence[Turn]) -> list[Row]:
+        """Pack turns with their candidates, as actions are drawn among them."""
+        return pack_turns(self.policy, turns, self.acting, self._settings.eos_token_id)

@@ -1,0 +1,167 @@
+"""One update: epochs of minibatches over a batch, a gradient step each. Knows neither engines nor environments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from llmgym.algorithms.algorithm import Algorithm, StopsEarly, Targets
+from llmgym.errors import LearnerError
+from llmgym.learner.evaluation import evaluate
+from llmgym.learner.minibatch import all_targets, check_batch, part_of, split_minibatches
+from llmgym.learner.optimizer import take_step
+from llmgym.learner.packing import build_pack
+from llmgym.learner.policy import Policy
+from llmgym.learner.row import Row, group_rows
+from llmgym.types import Acting, Batch, FloatArray
+
+__all__ = ["Update", "run_update"]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """How an update is taken.
+
+    Attributes:
+        algorithm: the loss.
+        acting: how actions are drawn.
+        max_tokens: of one forward pass, padding included.
+        max_grad_norm: longest gradient that is not scaled down; None for no limit.
+    """
+
+    algorithm: Algorithm
+    acting: Acting
+    max_tokens: int
+    max_grad_norm: float | None
+
+
+@dataclass(slots=True)
+class _Meter:
+    """Means of metrics over turns."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    num_turns: int = 0
+
+    def add(self, metrics: Mapping[str, float], num_turns: int) -> None:
+        """Count means over some turns in."""
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * num_turns
+        self.num_turns += num_turns
+
+    def means(self) -> dict[str, float]:
+        """Return the means over all turns."""
+        return {name: total / self.num_turns for name, total in self.sums.items()}
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the policy said of each turn when it was first met, before the step that it took part in.
+
+    Attributes:
+        logprobs: float32 (num_turns,); NaN where not met.
+        values: float32 (num_turns,); NaN where not met or without a head "value".
+    """
+
+    logprobs: FloatArray
+    values: FloatArray
+
+
+def run_update(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    rows: Sequence[Row],
+    batch: Batch,
+    settings: Update,
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    """Take an update's steps and return its metrics; see `Learner.update`.
+
+    Args:
+        policy: what learns.
+        optimizer: over its parameters.
+        rows: the batch's turns, packed.
+        batch: what was recorded of them.
+        settings: how the update is taken.
+        rng: draws the minibatches.
+
+    Raises:
+        LearnerError: the batch is not usable, or a loss or gradient is not finite; its step is not taken.
+    """
+    check_batch(batch)
+    targets = all_targets(batch, policy.device)
+    algorithm = settings.algorithm
+    unseen = np.full(len(batch.turns), np.nan, np.float32)
+    seen = _Seen(unseen, unseen.copy())
+    total, steps, epochs, first_gap = _Meter(), 0, 0, 0.0
+    for _ in range(algorithm.epochs):
+        epoch = _Meter()
+        for minibatch in split_minibatches(rows, algorithm.minibatch_turns, rng):
+            metrics = _step(policy, optimizer, minibatch, targets, settings, seen)
+            epoch.add(metrics, sum(row.num_states for row in minibatch))
+            if steps == 0:
+                first_gap = _largest_gap(seen.logprobs, batch)
+            steps += 1
+        total.add(epoch.means(), epoch.num_turns)
+        epochs += 1
+        if isinstance(algorithm, StopsEarly) and algorithm.is_done(epoch.means()):
+            break
+    metrics = {**total.means(), "behaviour_gap": first_gap, "epochs": float(epochs), "steps": float(steps)}
+    if "value" in policy.heads:
+        metrics["explained_variance"] = _explained_variance(seen.values, batch.returns)
+    return metrics
+
+
+def _step(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    minibatch: Sequence[Row],
+    targets: Targets,
+    settings: Update,
+    seen: _Seen,
+) -> dict[str, float]:
+    """Take one gradient step on a minibatch, a micro-batch at a time, and return its metrics."""
+    num_turns = sum(row.num_states for row in minibatch)
+    sums: dict[str, torch.Tensor] = {}
+    for group in group_rows(minibatch, settings.max_tokens):
+        pack = build_pack(group, dtype=policy.dtype, device=policy.device)
+        part = part_of(targets, pack.state_indices, num_turns)
+        outputs = evaluate(policy, pack, settings.acting, part.actions)
+        loss, metrics = settings.algorithm.loss(outputs, part)
+        if not bool(torch.isfinite(loss)):
+            optimizer.zero_grad(set_to_none=True)
+            raise LearnerError(
+                f"Expected a finite loss, got {float(loss)} ({_listed(metrics)}). The step was not taken. Lower the "
+                "learning rate, or check the batch's rewards and log-probabilities."
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        for name, value in {"loss": loss, **metrics}.items():
+            sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
+        is_new = np.isnan(seen.logprobs[pack.state_indices])
+        new_turns = pack.state_indices[is_new]
+        seen.logprobs[new_turns] = outputs.logprobs.detach().cpu().numpy()[is_new]
+        if "value" in outputs.heads:
+            seen.values[new_turns] = outputs.heads["value"].detach().cpu().numpy()[is_new]
+    grad_norm = take_step(optimizer, policy, settings.max_grad_norm)
+    return {**{name: float(value) for name, value in sums.items()}, "grad_norm": grad_norm}
+
+
+def _largest_gap(logprobs: FloatArray, batch: Batch) -> float:
+    """Return the largest |log-probability here - behaviour log-probability| over the turns met so far."""
+    behaviour = np.array([turn.logprob for turn in batch.turns], np.float32)
+    return float(np.nanmax(np.abs(logprobs - behaviour)))
+
+
+def _explained_variance(values: FloatArray, returns: FloatArray) -> float:
+    """Return 1 - Var(returns - values) / Var(returns): 1 is perfect, 0 a constant; 0 too where returns are equal."""
+    variance = float(np.var(returns, dtype=np.float64))
+    if variance < 1e-12:
+        return 0.0
+    return 1.0 - float(np.var(returns - values, dtype=np.float64)) / variance
+
+
+def _listed(metrics: Mapping[str, torch.Tensor]) -> str:
+    """List metrics for a message."""
+    return ", ".join(f"{name} {float(value):.4g}" for name, value in metrics.items())
