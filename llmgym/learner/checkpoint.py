@@ -47,7 +47,7 @@ class Settings:
     head_learning_rate: float
     weight_decay: float
     max_grad_norm: float | None
-    max_tokens_per_microbatch: int
+    max_tokens: int
     eos_token_id: int | None
     lora: LoraSettings | None
 

@@ -3,24 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from llmgym.candidates import close_prefixes
+from llmgym.errors import LearnerError
 from llmgym.learner.distribution import action_logprobs
 from llmgym.learner.evaluation import evaluate_heads, evaluate_scores
 from llmgym.learner.packing import Pack, build_pack
 from llmgym.learner.policy import Policy
-from llmgym.learner.row import Row, group_rows
-from llmgym.types import Acting, FloatArray
+from llmgym.learner.row import Row, build_rows, group_rows
+from llmgym.types import Acting, FloatArray, TokenIds, Trajectory, Turn
 
-__all__ = ["infer_actions", "infer_head", "infer_scores"]
+__all__ = ["infer_actions", "infer_scores", "infer_values", "pack_states", "pack_turns"]
+
+Prompt = npt.NDArray[np.int32]
 
 
-def infer_head(policy: Policy, rows: Sequence[Row], name: str, max_tokens: int) -> FloatArray:
-    """Return what a head says of every state: float32 (num_states,)."""
-    tables = _tables(policy, rows, max_tokens, lambda pack: evaluate_heads(policy, pack)[name][:, None])
-    return np.array([table[0] for table in tables], np.float32)
+def pack_turns(policy: Policy, turns: Sequence[Turn], acting: Acting, eos_token_id: int | None) -> list[Row]:
+    """Pack turns with their candidates, as actions are drawn among them.
+
+    Args:
+        policy: whose tokens and positions they must fit.
+        turns: in the order they were taken, trajectory after trajectory.
+        acting: how actions are drawn.
+        eos_token_id: ends candidates that are a prefix of another, where acting is "constrained".
+
+    Raises:
+        LearnerError: a prompt is empty, or does not fit the model.
+    """
+    candidates = [turn.candidate_ids for turn in turns]
+    if acting.how == "constrained":
+        candidates = [close_prefixes(candidate_ids, eos_token_id) for candidate_ids in candidates]
+    return pack_states(policy, [turn.prompt_ids for turn in turns], candidates)
+
+
+def pack_states(policy: Policy, prompts: Sequence[Prompt], candidates: Sequence[tuple[TokenIds, ...]]) -> list[Row]:
+    """Pack prompts and their candidates (none for a state that is only valued), and check that they fit the model."""
+    rows = build_rows(prompts, candidates)
+    policy.check_rows(rows)
+    return rows
+
+
+def infer_values(policy: Policy, trajectories: Sequence[Trajectory], head: str, max_tokens: int) -> list[FloatArray]:
+    """Return what a head says of every state of every trajectory: see `Learner.values`."""
+    if head not in policy.heads:
+        found = ", ".join(policy.heads) or "none"
+        raise LearnerError(f"Expected a head {head!r}, found: {found}. Pass heads={{{head!r}: ValueHead}} to Learner.")
+    prompts: list[Prompt] = []
+    for trajectory in trajectories:
+        prompts += [turn.prompt_ids for turn in trajectory.turns]
+        if trajectory.final_prompt_ids is not None:
+            prompts.append(trajectory.final_prompt_ids)
+    rows = pack_states(policy, prompts, [()] * len(prompts))
+    lines = _lines(policy, rows, max_tokens, lambda pack: evaluate_heads(policy, pack)[head][:, None])
+    found_values = iter([float(line[0]) for line in lines])
+    results = []
+    for trajectory in trajectories:
+        values = np.zeros(len(trajectory.turns) + 1, np.float32)
+        num_states = len(trajectory.turns) + (trajectory.final_prompt_ids is not None)
+        values[:num_states] = list(islice(found_values, num_states))
+        if trajectory.turns[-1].terminated:
+            values[-1] = 0.0
+        results.append(values)
+    return results
 
 
 def infer_actions(policy: Policy, rows: Sequence[Row], acting: Acting, max_tokens: int) -> list[FloatArray]:
@@ -30,16 +79,16 @@ def infer_actions(policy: Policy, rows: Sequence[Row], acting: Acting, max_token
         points = policy.hidden_states(pack).index_select(0, pack.point_indices)
         return action_logprobs(policy.logits(points), pack, acting)
 
-    return _cut(_tables(policy, rows, max_tokens, evaluate_actions), rows)
+    return _cut(_lines(policy, rows, max_tokens, evaluate_actions), rows)
 
 
 def infer_scores(policy: Policy, rows: Sequence[Row], max_tokens: int) -> list[FloatArray]:
     """Return log P(candidate | prompt), summed over tokens: float32 (num_candidates,) a state."""
-    return _cut(_tables(policy, rows, max_tokens, lambda pack: evaluate_scores(policy, pack)), rows)
+    return _cut(_lines(policy, rows, max_tokens, lambda pack: evaluate_scores(policy, pack)), rows)
 
 
 @torch.no_grad()
-def _tables(
+def _lines(
     policy: Policy, rows: Sequence[Row], max_tokens: int, evaluate: Callable[[Pack], torch.Tensor]
 ) -> list[FloatArray]:
     """Evaluate micro-batch by micro-batch, and return a line of each table for every state."""
