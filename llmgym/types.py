@@ -29,8 +29,8 @@ __all__ = [
 
 TokenIds = tuple[int, ...]
 FloatArray = npt.NDArray[np.float32]
-Context = str | Sequence[int]
-"""What comes before a candidate or an answer: a text, or its token ids."""
+Context = str | Sequence[int] | npt.NDArray[np.int32]
+"""A text, or its token ids."""
 Normalize = Literal["sum", "mean", "none"]
 How = Literal["score", "constrained"]
 NamedTensors = Iterable[tuple[str, Any]]

@@ -1,1 +1,1 @@
-"""rollout"""
+"""Engine x vector environment -> trajectories; returns; batches."""

@@ -1,1 +1,18 @@
-"""text"""
+"""An environment spoken to in text: prompts, histories, actions, wrappers. Knows gymnasium and numpy only."""
+
+from llmgym.text.histories import Histories, action_index
+from llmgym.text.prompt import AppendedPrompt, Prompt, PromptSettings, WindowPrompt, make_prompt
+from llmgym.text.score_actions import ScoreActions
+from llmgym.text.text_env import TextEnv
+
+__all__ = [
+    "AppendedPrompt",
+    "Histories",
+    "Prompt",
+    "PromptSettings",
+    "ScoreActions",
+    "TextEnv",
+    "WindowPrompt",
+    "action_index",
+    "make_prompt",
+]

@@ -1,0 +1,147 @@
+"""The configuration of a run: every setting, composed once from the classes that stand beside what they set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmgym.algorithms import PPO
+from llmgym.engine import Backend, EngineSettings
+from llmgym.errors import ConfigError
+from llmgym.learner.settings import LearnerSettings
+from llmgym.learner.tiny import TinySettings
+from llmgym.rollout.batch import ReturnSettings
+from llmgym.settings import apply_overrides, from_dict, read_toml
+from llmgym.text.prompt import PromptSettings
+from llmgym.types import Acting
+
+__all__ = ["CloneSettings", "CollectSettings", "EvaluationSettings", "RunConfig", "load_config"]
+
+
+@dataclass(frozen=True)
+class CollectSettings:
+    """How much experience goes into an update.
+
+    Attributes:
+        num_envs: environments stepped together.
+        steps_per_update: steps of every environment between two updates; unfinished episodes go on in the next.
+    """
+
+    num_envs: int = 32
+    steps_per_update: int = 32
+
+
+@dataclass(frozen=True)
+class CloneSettings:
+    """Behaviour cloning of the environment's own expert, before reinforcement learning.
+
+    Attributes:
+        episodes: demonstrations to learn from; 0 leaves the stage out.
+        epochs: how often they are gone through.
+        minibatch_turns: about how many turns a gradient step is taken on.
+        learning_rate: of this stage.
+        value_coef: weight of fitting the value head to the expert's returns.
+    """
+
+    episodes: int = 0
+    epochs: int = 4
+    minibatch_turns: int = 64
+    learning_rate: float = 1e-3
+    value_coef: float = 0.5
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a policy is measured, on episodes that are never trained on.
+
+    Attributes:
+        episodes: how many; the same seeds for every policy and every run.
+        num_envs: environments stepped together.
+        temperature: of the actions; 0 takes the best one, 1 samples from the policy itself.
+    """
+
+    episodes: int = 256
+    num_envs: int = 32
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what `llmgym train` does.
+
+    Attributes:
+        env: id of a text environment.
+        model: "tiny" (built on the spot), "smollm2", a folder, or a hub id.
+        seed: fixes levels, sampling, initial weights and minibatches.
+        updates: of the learner by reinforcement.
+        checkpoint_every: updates between two checkpoints; the last update is always kept.
+        backend: which engine answers.
+        tiny: size of the tiny model.
+        prompt: how the history of an episode is told.
+        acting: how an action is drawn.
+        collect: how much experience goes into an update.
+        returns: how rewards become advantages.
+        clone: learning from demonstrations first.
+        learner: what is trained, and how fast.
+        ppo: the loss.
+        engine: how the engine runs.
+        evaluation: how policies are measured.
+    """
+
+    env: str
+    model: str = "tiny"
+    seed: int = 0
+    updates: int = 10
+    checkpoint_every: int = 10
+    backend: Backend = "vllm"
+    tiny: TinySettings = field(default_factory=TinySettings)
+    prompt: PromptSettings = field(default_factory=PromptSettings)
+    acting: Acting = field(default_factory=Acting)
+    collect: CollectSettings = field(default_factory=CollectSettings)
+    returns: ReturnSettings = field(default_factory=ReturnSettings)
+    clone: CloneSettings = field(default_factory=CloneSettings)
+    learner: LearnerSettings = field(default_factory=LearnerSettings)
+    ppo: PPO = field(default_factory=PPO)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "checkpoint_every"):
+            _at_least(name, getattr(self, name), 0 if name == "updates" else 1)
+        _at_least("collect.num_envs", self.collect.num_envs, 1)
+        _at_least("collect.steps_per_update", self.collect.steps_per_update, 1)
+        _at_least("evaluation.episodes", self.evaluation.episodes, 1)
+        _at_least("evaluation.num_envs", self.evaluation.num_envs, 1)
+        _at_least("clone.episodes", self.clone.episodes, 0)
+        if self.acting.temperature <= 0:
+            raise ConfigError(
+                f"Expected acting.temperature above 0, found {self.acting.temperature}: a policy that learns must "
+                "sample. Set evaluation.temperature=0 to measure its best actions."
+            )
+        lora = self.learner.lora
+        if lora is not None and self.engine.max_lora_rank < lora.rank:
+            raise ConfigError(
+                f"Expected engine.max_lora_rank of at least learner.lora.rank ({lora.rank}), found "
+                f"{self.engine.max_lora_rank}. Set engine.max_lora_rank={lora.rank}."
+            )
+
+
+def load_config(recipe: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a recipe, and change what the overrides say.
+
+    Args:
+        recipe: a TOML file.
+        overrides: "key=value" with dotted keys and TOML values.
+
+    Raises:
+        ConfigError: the file is no TOML, or a key or value fits nothing.
+    """
+    data: dict[str, Any] = apply_overrides(read_toml(recipe), overrides)
+    return from_dict(RunConfig, data)
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"Expected {name} of at least {least}, found {value}. Set {name}={least} or more.")

@@ -1,0 +1,43 @@
+"""An environment's own language: texts to train a tokenizer on, and phrases that always mean one thing."""
+
+from __future__ import annotations
+
+from llmgym.engine.scripted_engine import ByteTokenizer
+from llmgym.rollout.collector import Collector
+from llmgym.run.evaluate import make_venv, random_engine, training_seed
+from llmgym.text.prompt import PromptSettings
+from llmgym.types import Acting
+
+__all__ = ["sample_language"]
+
+NUM_ENVS = 16
+NUM_STEPS = 64
+LANGUAGE_STREAM = 2**31 + 1
+"""Names the seeds of the episodes that are read for their language."""
+
+
+def sample_language(env_id: str, *, seed: int) -> tuple[list[str], list[str]]:
+    """Play at random, and return the prompts that came up, with the phrases that deserve a token of their own.
+
+    Phrases are the actions as they follow a prompt, and what the environment lists as its fixed wordings in
+    `phrases`, if it does.
+    """
+    venv = make_venv(env_id, NUM_ENVS)
+    (known,) = set(venv.get_attr("phrases")) if venv.envs[0].has_wrapper_attr("phrases") else ((),)
+    collector = Collector(
+        venv,
+        random_engine(),
+        prompt=PromptSettings(),
+        acting=Acting(),
+        seed=seed,
+        episode_seed=lambda env_index, number: training_seed(seed, LANGUAGE_STREAM, env_index, number),
+    )
+    decode = ByteTokenizer().decode
+    actions: dict[str, None] = {}
+    texts = []
+    for trajectory in collector.collect(NUM_STEPS):
+        texts.append(decode(trajectory.turns[-1].prompt_ids))
+        for turn in trajectory.turns:
+            actions.update((decode(ids), None) for ids in turn.candidate_ids)
+    venv.close()
+    return texts, [*actions, *known]

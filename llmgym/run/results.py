@@ -1,0 +1,84 @@
+"""What a run comes to: measured policies, as a table row each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llmgym.rollout.success import SuccessRate
+
+__all__ = ["EvalResult", "EvalRow", "TrainResult", "eval_row"]
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRow:
+    """One measured policy.
+
+    Attributes:
+        name: of the policy: "random", "clone", "trained", or what was asked for.
+        success: share of episodes with a return above 0.
+        low: lower end of the 95 % Wilson interval of `success`.
+        high: upper end of it.
+        episodes: held-out episodes that were played.
+        mean_return: mean undiscounted return of an episode.
+        mean_turns: mean length of an episode.
+    """
+
+    name: str
+    success: float
+    low: float
+    high: float
+    episodes: int
+    mean_return: float
+    mean_turns: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the name."""
+        row = asdict(self)
+        del row["name"]
+        return row
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What `train` leaves.
+
+    Attributes:
+        rows: measured policies, in the order of the stages.
+        run_dir: the run folder.
+        seconds: of the whole run; where it was resumed, of all its parts.
+    """
+
+    rows: tuple[EvalRow, ...]
+    run_dir: Path
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """What `evaluate` measured.
+
+    Attributes:
+        row: the policy's.
+        env: id of the environment.
+        first_seed: the episodes' seeds are first_seed, first_seed + 1, ...
+        seconds: the playing took.
+    """
+
+    row: EvalRow
+    env: str
+    first_seed: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is needed to repeat the measurement, with its outcome."""
+        facts = {"policy": self.row.name, "env": self.env, "first_seed": self.first_seed, "seconds": self.seconds}
+        return {**facts, **self.row.to_json()}
+
+
+def eval_row(name: str, measured: SuccessRate | Mapping[str, Any]) -> EvalRow:
+    """Give a measurement its name."""
+    fields = asdict(measured) if isinstance(measured, SuccessRate) else dict(measured)
+    return EvalRow(name=name, **fields)

@@ -1,0 +1,186 @@
+"""Training: the loop that the whole package is for, from the first prompt to the last checkpoint.
+
+Build or load a model; clone the environment's expert; then, again and again: collect turns with the engine, estimate
+advantages, update the learner, and swap its weights into the running engine.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llmgym.config import RunConfig
+from llmgym.engine import load_engine
+from llmgym.learner import Learner
+from llmgym.rollout.batch import make_batch
+from llmgym.rollout.collector import Collector
+from llmgym.rollout.store import write_trajectories
+from llmgym.run.clone import clone_expert
+from llmgym.run.evaluate import evaluate_engine, make_venv, random_engine, training_seed
+from llmgym.run.folder import RunFolder, write_whole
+from llmgym.run.metrics import MetricsLog, RunningEpisodes
+from llmgym.run.models import check_model, prepare_model, run_model
+from llmgym.run.plot import plot_learning_curve
+from llmgym.run.report import Reporter, SilentReporter
+from llmgym.run.results import TrainResult, eval_row
+from llmgym.types import Acting, Engine
+
+__all__ = ["train"]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What every stage of a run needs."""
+
+    config: RunConfig
+    folder: RunFolder
+    reporter: Reporter
+
+
+def train(
+    config: RunConfig, run_dir: Path | str, reporter: Reporter | None = None, *, resume: bool = False
+) -> TrainResult:
+    """Train a policy as a configuration says, and measure it.
+
+    Args:
+        config: what to do; where a run is resumed, the configuration in its folder counts.
+        run_dir: a new or empty folder, or, to resume, one that a run has left.
+        reporter: who watches.
+        resume: continue from the newest complete checkpoint.
+
+    Raises:
+        LLMGymError: with one line that says what was expected, what was found, and what to do.
+    """
+    started = time.monotonic()
+    reporter = reporter or SilentReporter()
+    try:
+        run = _open(config, Path(run_dir), reporter, resume)
+        num_done, checkpoint = run.folder.newest_checkpoint() if resume else (0, None)
+        learner = _first_learner(run) if checkpoint is None else Learner.load(checkpoint)
+        learner.set_algorithm(run.config.ppo, learning_rate=run.config.learner.learning_rate)
+        rows = run.folder.forget_after(num_done)
+        seconds_before = rows[-1]["seconds"] if rows else 0.0
+        with _load_engine(run) as engine:
+            learner.publish(engine)
+            if run.config.clone.episodes and "clone" not in run.folder.read_evaluations():
+                _measure(run, "clone", engine)
+            _reinforce(run, learner, engine, num_done, seconds_before - (time.monotonic() - started))
+            _measure(run, "trained", engine)
+        return _conclude(run, seconds_before + time.monotonic() - started)
+    finally:
+        reporter.close()
+
+
+def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, clock_offset: float) -> None:
+    """Collect, learn and swap until the updates are done."""
+    config, folder = run.config, run.folder
+    started = time.monotonic() - clock_offset
+    venv = make_venv(config.env, config.collect.num_envs)
+    collector = Collector(
+        venv,
+        engine,
+        prompt=config.prompt,
+        acting=config.acting,
+        seed=training_seed(config.seed, num_done),
+        episode_seed=lambda env_index, number: training_seed(config.seed, num_done, env_index, number),
+    )
+    episodes = RunningEpisodes()
+    env_steps_an_update = config.collect.num_envs * config.collect.steps_per_update
+    run.reporter.stage("reinforcement learning", config.updates, "updates")
+    with MetricsLog(folder) as log:
+        for update in range(num_done + 1, config.updates + 1):
+            begun = time.monotonic()
+            trajectories = collector.collect(config.collect.steps_per_update)
+            collected = time.monotonic()
+            batch = make_batch(trajectories, learner.values(trajectories), config.returns)
+            metrics = learner.update(batch)
+            learned = time.monotonic()
+            swap = learner.publish(engine)
+            ended = time.monotonic()
+            row = {
+                "update": update,
+                "env_steps": update * env_steps_an_update,
+                "seconds": ended - started,
+                **episodes.ended(trajectories),
+                **metrics,
+                **swap,
+                "policy_version": engine.version,
+                "env_steps_per_second": env_steps_an_update / (collected - begun),
+                "collect_seconds": collected - begun,
+                "learn_seconds": learned - collected,
+                "swap_seconds": ended - learned,
+            }
+            log.write(row)
+            if update % config.checkpoint_every == 0 or update == config.updates:
+                write_trajectories(folder.trajectories / f"update-{update:06d}.jsonl", trajectories)
+                learner.save(folder.checkpoint(update))
+            run.reporter.advance(update, row)
+    venv.close()
+
+
+def _open(config: RunConfig, path: Path, reporter: Reporter, resume: bool) -> _Run:
+    """Open or create the run folder, after what can be wrong with the configuration has been looked for."""
+    if resume:
+        folder = RunFolder.open(path)
+        config = folder.config()
+    make_venv(config.env, 1).close()
+    check_model(config.model)
+    if not resume:
+        folder = RunFolder.create(path, config)
+    return _Run(config, folder, reporter)
+
+
+def _first_learner(run: _Run) -> Learner:
+    """Build the model, measure the random policy, clone the expert, and keep the outcome as checkpoint 0."""
+    run.reporter.stage("model", None, "")
+    model = prepare_model(run.config, run.folder.model)
+    _measure(run, "random", random_engine())
+    learner = clone_expert(run.config, model, run.reporter)
+    learner.save(run.folder.checkpoint(0))
+    return learner
+
+
+def _load_engine(run: _Run) -> Engine:
+    run.reporter.stage("engine", None, "")
+    model = run_model(run.config, run.folder.model)
+    return load_engine(model, run.config.backend, **asdict(run.config.engine))
+
+
+def _measure(run: _Run, name: str, engine: Engine) -> None:
+    """Evaluate a policy on the held-out episodes, and keep the outcome in the run folder."""
+    settings = run.config.evaluation
+    run.reporter.stage(f"evaluation: {name}", settings.episodes, "episodes")
+    acting = Acting(run.config.acting.how, run.config.acting.normalize, settings.temperature)
+    measured = evaluate_engine(
+        engine,
+        run.config.env,
+        episodes=settings.episodes,
+        num_envs=settings.num_envs,
+        prompt=run.config.prompt,
+        acting=acting if name != "random" else replace(acting, how="score", temperature=1.0),
+        reporter=run.reporter,
+    )
+    run.folder.write_evaluation(name, asdict(measured))
+
+
+def _conclude(run: _Run, seconds: float) -> TrainResult:
+    """Write result.json and the learning curve."""
+    config, folder = run.config, run.folder
+    evaluations: Mapping[str, Any] = folder.read_evaluations()
+    result = {
+        "env": config.env,
+        "model": config.model,
+        "seed": config.seed,
+        "updates": config.updates,
+        "seconds": seconds,
+        **evaluations,
+    }
+    write_whole(folder.result, json.dumps(result, indent=2) + "\n")
+    title = f"{config.env}, seed {config.seed}"
+    plot_learning_curve(folder.learning_curve, folder.read_metrics(), evaluations, title)
+    rows = tuple(eval_row(name, evaluations[name]) for name in ("random", "clone", "trained") if name in evaluations)
+    return TrainResult(rows, folder.path, seconds)

@@ -1,0 +1,182 @@
+"""Prompts: what the model reads before it acts, as token ids. Knows neither engine nor environment.
+
+A prompt is built from pieces that are tokenized once, each by itself; what was sampled enters as the ids that were
+sampled, and nothing is ever tokenized again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from llmgym.errors import PromptError
+from llmgym.types import TokenIds, Tokenizer
+
+__all__ = ["AppendedPrompt", "Prompt", "PromptSettings", "WindowPrompt", "make_prompt"]
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """How the history of an episode is told.
+
+    Attributes:
+        history: "append" keeps the whole episode in a prompt that only grows, which the engine's prefix cache serves;
+            "window" shows the last observations in the words of GLAM (https://arxiv.org/abs/2302.02662).
+        num_observations: observations in a window; ignored by "append".
+    """
+
+    history: Literal["append", "window"] = "append"
+    num_observations: int = 3
+
+
+class Prompt(Protocol):
+    """The prompt of one episode."""
+
+    def begin(self, mission: str, text: str, actions: tuple[str, ...]) -> None:
+        """Start an episode with its mission, first observation and the actions open now."""
+        ...
+
+    def extend(self, action: str, action_ids: TokenIds, text: str, actions: tuple[str, ...]) -> None:
+        """Add the action taken and the observation that followed."""
+        ...
+
+    def candidates(self, actions: tuple[str, ...]) -> tuple[TokenIds, ...]:
+        """Return the token ids of actions, as they would follow the prompt."""
+        ...
+
+    @property
+    def token_ids(self) -> npt.NDArray[np.int32]:
+        """int32 (num_tokens,); the prompt now. The array is never changed afterwards."""
+        ...
+
+
+def make_prompt(settings: PromptSettings, tokenizer: Tokenizer, max_tokens: int) -> Prompt:
+    """Make the prompt of one episode.
+
+    Args:
+        max_tokens: the model's context; a longer prompt is a PromptError.
+    """
+    if settings.history == "append":
+        return AppendedPrompt(tokenizer, max_tokens)
+    return WindowPrompt(tokenizer, max_tokens, settings.num_observations)
+
+
+class AppendedPrompt:
+    """A prompt that only grows: goal, then observation and action in turn.
+
+    >>> from llmgym.engine.scripted_engine import ByteTokenizer
+    >>> prompt = AppendedPrompt(ByteTokenizer(), max_tokens=1000)
+    >>> prompt.begin("go to the red ball", "You see a red ball 1 step forward", ("go forward", "turn left"))
+    >>> prompt.extend("go forward", prompt.candidates(("go forward",))[0], "You see a wall 1 step left", ())
+    >>> print(ByteTokenizer().decode(prompt.token_ids))
+    Possible actions: go forward, turn left
+    Goal: go to the red ball
+    Observation: You see a red ball 1 step forward
+    Action: go forward
+    Observation: You see a wall 1 step left
+    Action:
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
+        self._ids: npt.NDArray[np.int32] = np.empty(0, dtype=np.int32)
+        self._num_turns = 0
+        self._known: dict[str, TokenIds] = {}
+
+    def begin(self, mission: str, text: str, actions: tuple[str, ...]) -> None:
+        """Start an episode; see `Prompt.begin`."""
+        head = f"Possible actions: {', '.join(actions)}\nGoal: {mission}\nObservation: {text}\nAction:"
+        self._num_turns = 0
+        self._ids = np.array(self._encode(head), dtype=np.int32)
+        self._check()
+
+    def extend(self, action: str, action_ids: TokenIds, text: str, actions: tuple[str, ...]) -> None:
+        """Add a turn; see `Prompt.extend`."""
+        self._num_turns += 1
+        turn = (*action_ids, *self._encode(f"\nObservation: {text}\nAction:"))
+        self._ids = np.concatenate([self._ids, np.array(turn, dtype=np.int32)])
+        self._check()
+
+    def candidates(self, actions: tuple[str, ...]) -> tuple[TokenIds, ...]:
+        """Return the token ids of actions, each with the space that follows the colon."""
+        return tuple(self._candidate(action) for action in actions)
+
+    @property
+    def token_ids(self) -> npt.NDArray[np.int32]:
+        """The prompt now; see `Prompt.token_ids`."""
+        return self._ids
+
+    def _candidate(self, action: str) -> TokenIds:
+        if action not in self._known:
+            self._known[action] = self._encode(f" {action}")
+        return self._known[action]
+
+    def _encode(self, text: str) -> TokenIds:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _check(self) -> None:
+        _check_length(len(self._ids), self._num_turns, self._max_tokens, "prompt.history=window")
+
+
+class WindowPrompt:
+    """GLAM's prompt: the last observations and the actions between them, numbered from 0.
+
+    Carta et al. 2023, https://arxiv.org/abs/2302.02662, appendix on prompts; spacing as in the authors' code.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int, num_observations: int = 3) -> None:
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
+        self._num_turns = 0
+        self._head = ""
+        self._texts: deque[str] = deque(maxlen=num_observations)
+        self._taken: deque[str] = deque(maxlen=max(num_observations - 1, 0))
+        self._ids: npt.NDArray[np.int32] = np.empty(0, dtype=np.int32)
+
+    def begin(self, mission: str, text: str, actions: tuple[str, ...]) -> None:
+        """Start an episode; see `Prompt.begin`."""
+        self._head = f"Possible action of the agent: {', '.join(actions)} \n Goal of the agent: {mission}"
+        self._num_turns = 0
+        self._texts.clear()
+        self._taken.clear()
+        self._texts.append(text)
+        self._render()
+
+    def extend(self, action: str, action_ids: TokenIds, text: str, actions: tuple[str, ...]) -> None:
+        """Add a turn, and forget the oldest beyond the window; see `Prompt.extend`."""
+        self._num_turns += 1
+        self._taken.append(action)
+        self._texts.append(text)
+        self._render()
+
+    def candidates(self, actions: tuple[str, ...]) -> tuple[TokenIds, ...]:
+        """Return the token ids of actions; the prompt itself ends with the space before them."""
+        return tuple(tuple(self._tokenizer.encode(action, add_special_tokens=False)) for action in actions)
+
+    @property
+    def token_ids(self) -> npt.NDArray[np.int32]:
+        """The prompt now; see `Prompt.token_ids`."""
+        return self._ids
+
+    def _render(self) -> None:
+        parts = [self._head]
+        for position, text in enumerate(self._texts):
+            described = f"{text}, " if text else ""
+            action = self._taken[position] if position < len(self._taken) else ""
+            parts.append(f" \n Observation {position}: {described}\n Action {position}: {action}")
+        ids = self._tokenizer.encode("".join(parts), add_special_tokens=False)
+        self._ids = np.array(ids, dtype=np.int32)
+        _check_length(len(ids), self._num_turns, self._max_tokens, "a smaller prompt.num_observations")
+
+
+def _check_length(num_tokens: int, num_turns: int, max_tokens: int, remedy: str) -> None:
+    if num_tokens > max_tokens:
+        raise PromptError(
+            f"Expected a prompt of at most {max_tokens} tokens, the model's context, but at turn {num_turns} of the "
+            f"episode it has {num_tokens}. Set {remedy}, take fewer steps an episode, or a model with a longer context."
+        )

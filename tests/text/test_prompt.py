@@ -1,0 +1,81 @@
+"""Prompts: their exact wording, and that they only grow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from llmgym.engine.scripted_engine import ByteTokenizer
+from llmgym.errors import PromptError
+from llmgym.text import AppendedPrompt, PromptSettings, WindowPrompt, make_prompt
+
+ACTIONS = ("turn left", "turn right", "go forward", "pick up", "drop", "toggle")
+HEAD = "Possible action of the agent: turn left, turn right, go forward, pick up, drop, toggle \n Goal of the agent: g"
+
+
+def said(prompt) -> str:
+    return ByteTokenizer().decode(prompt.token_ids)
+
+
+def play(prompt, texts: list[str], taken: list[str]) -> None:
+    prompt.begin("g", texts[0], ACTIONS)
+    for action, text in zip(taken, texts[1:], strict=True):
+        prompt.extend(action, prompt.candidates((action,))[0], text, ACTIONS)
+
+
+def test_window_is_glams_template_to_the_space() -> None:
+    prompt = WindowPrompt(ByteTokenizer(), 10_000)
+    play(prompt, ["x", "y"], ["turn left"])
+    assert said(prompt) == (
+        HEAD + " \n Observation 0: x, \n Action 0: turn left \n Observation 1: y, \n Action 1: "
+    )
+    assert prompt.candidates(("drop",)) == (tuple(b"drop"),)
+
+
+def test_window_shows_the_last_observations_numbered_from_zero() -> None:
+    prompt = WindowPrompt(ByteTokenizer(), 10_000, num_observations=3)
+    play(prompt, ["a", "b", "", "d, e"], ["turn left", "drop", "toggle"])
+    assert said(prompt) == (
+        HEAD + " \n Observation 0: b, \n Action 0: drop \n Observation 1: \n Action 1: toggle"
+        " \n Observation 2: d, e, \n Action 2: "
+    )
+
+
+def test_window_forgets_the_last_episode() -> None:
+    prompt = WindowPrompt(ByteTokenizer(), 10_000)
+    play(prompt, ["x", "y"], ["turn left"])
+    play(prompt, ["z"], [])
+    assert said(prompt) == HEAD + " \n Observation 0: z, \n Action 0: "
+
+
+def test_appended_prompt_only_grows_by_what_was_sampled() -> None:
+    prompt = AppendedPrompt(ByteTokenizer(), 10_000)
+    prompt.begin("g", "x", ACTIONS)
+    first = prompt.token_ids
+    sampled = (1, 2, 3)  # Not what the action's text would be tokenized to: it must not be tokenized again.
+    prompt.extend("turn left", sampled, "y", ACTIONS)
+    np.testing.assert_array_equal(prompt.token_ids[: len(first)], first)
+    assert tuple(prompt.token_ids[len(first) : len(first) + 3]) == sampled
+    assert ByteTokenizer().decode(prompt.token_ids[len(first) + 3 :]) == "\nObservation: y\nAction:"
+
+
+def appended(text: str) -> AppendedPrompt:
+    prompt = AppendedPrompt(ByteTokenizer(), 10_000)
+    prompt.begin("g", text, ACTIONS)
+    return prompt
+
+
+def test_prompt_arrays_are_not_changed_by_later_turns() -> None:
+    prompt = appended("x")
+    kept = prompt.token_ids
+    copy = kept.copy()
+    prompt.extend("drop", (1,), "y", ACTIONS)
+    np.testing.assert_array_equal(kept, copy)
+
+
+@pytest.mark.parametrize("history", ["append", "window"])
+def test_prompt_beyond_the_context_names_turn_and_tokens(history) -> None:
+    prompt = make_prompt(PromptSettings(history=history), ByteTokenizer(), 200)
+    prompt.begin("g", "x", ACTIONS)
+    with pytest.raises(PromptError, match=r"at most 200 tokens.*at turn 1 of the episode it has \d{3}\. Set"):
+        prompt.extend("turn left", tuple(b" turn left"), "y" * 100, ACTIONS)
