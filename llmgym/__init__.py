@@ -1,1 +1,37 @@
-"""llmgym."""
+"""Put a language model in the agent's seat of any Gymnasium environment, and train it there.
+
+Importing this package loads neither gymnasium nor torch nor vllm: a name is imported when it is first used, and the
+environments are registered under ``llmgym/...`` as soon as gymnasium is imported too.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from wrapt import register_post_import_hook
+
+_MODULES = {
+    "Learner": "llmgym.learner",
+    "evaluate": "llmgym.run",
+    "load_engine": "llmgym.engine",
+    "train": "llmgym.run",
+}
+"""Where each public name lives."""
+
+__all__ = ["Learner", "__version__", "evaluate", "load_engine", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("llmgym")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'llmgym' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_post_import_hook("llmgym.envs.registration:register_all", "gymnasium")

@@ -1,0 +1,160 @@
+"""BabyAI-Text's sentences (Carta et al. 2023, https://arxiv.org/abs/2302.02662) as a function of what minigrid shows.
+
+Knows the symbols of minigrid's image, but neither minigrid nor environments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from llmgym.errors import EnvError, did_you_mean
+
+__all__ = ["describe"]
+
+_SIDE = 7
+_AGENT = _SIDE * (_SIDE // 2) + _SIDE - 1
+"""Index of the agent's cell. A cell's index is 7 * column + row; the agent stands in column 3, row 6, looking up."""
+
+_EMPTY, _WALL, _DOOR = 1, 2, 4
+_CARRIED = frozenset((5, 6, 7))
+_RAYS = (range(_AGENT - 1, _AGENT - _SIDE, -1), range(_AGENT - _SIDE, -1, -_SIDE), range(_AGENT + _SIDE, 49, _SIDE))
+"""Cells straight ahead, to the left and to the right of the agent, near to far."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Grammar:
+    """The words of a language. Nouns and colours stand at minigrid's index; the three sides are those of `_RAYS`.
+
+    carry, wall, thing and door are format strings; two_sides joins the places beside and ahead of the agent.
+    """
+
+    nouns: tuple[str, ...]
+    colors: tuple[str, ...]
+    states: tuple[str, ...]
+    sides: tuple[str, str, str]
+    step: str
+    steps: str
+    carry: str
+    wall: str
+    thing: str
+    door: str
+    two_sides: str
+
+
+_ENGLISH = _Grammar(
+    nouns=("unseen", "empty", "wall", "floor", "door", "key", "ball", "box", "goal", "lava", "agent"),
+    colors=("red", "green", "blue", "purple", "yellow", "grey"),
+    states=("open", "closed", "locked"),
+    sides=("forward", "left", "right"),
+    step="{} step {}",
+    steps="{} steps {}",
+    carry="You carry a {color} {noun}",
+    wall="You see a wall {place}",
+    thing="You see a {color} {noun} {place}",
+    door="You see a {state} {color} {noun} {place}",
+    two_sides="{} and {}",
+)
+_FRENCH = _Grammar(
+    nouns=("non visible", "vide", "mur", "sol", "porte", "clef", "balle", "boîte", "but", "lave", "agent"),
+    colors=("rouge", "verte", "bleue", "violette", "jaune", "grise"),
+    states=("ouverte", "fermée", "fermée à clef"),
+    sides=("devant", "à gauche", "à droite"),
+    step="{} pas {}",
+    steps="{} pas {}",
+    carry="Tu portes une {noun} {color}",
+    wall="Tu vois un mur à {place}",
+    thing="Tu vois une {noun} {color} {place}",
+    door="Tu vois une {noun} {color} {state} {place}",
+    two_sides="{} et {}",
+)
+_GRAMMARS = {"english": _ENGLISH, "french": _FRENCH}
+
+
+def describe(image: npt.NDArray[np.uint8], language: str = "english") -> list[str]:
+    """Say in sentences what an image shows: what is carried, the walls straight ahead, left and right, the objects.
+
+    The sentences are those of the paper's environment to the letter: "a open door" is one of them, and what is carried
+    has English words in the French ones.
+
+    Args:
+        image: uint8 (7, 7, 3); object, color and state of each cell of the agent's view, as minigrid observes it.
+        language: "english" or "french".
+
+    Returns:
+        Sentences in this order: carried object; wall ahead, left, right; objects by column, left to right, and inside a
+        column far to near. Empty where nothing is seen.
+
+    Raises:
+        EnvError: the image has another shape, dtype or symbols, or there is no such language.
+    """
+    if not isinstance(image, np.ndarray) or image.shape != (_SIDE, _SIDE, 3) or image.dtype != np.uint8:
+        raise EnvError(_wrong_image(image))
+    if language not in _GRAMMARS:
+        hint = did_you_mean(str(language), _GRAMMARS)
+        raise EnvError(f"Expected language to be one of {list(_GRAMMARS)}, got {language!r}.{hint} Choose one of them.")
+    symbols = image.tobytes()
+    kinds = symbols[::3]
+    sentences = []
+    if kinds[_AGENT] in _CARRIED:
+        sentences.append(_carry_sentence(language, *symbols[3 * _AGENT : 3 * _AGENT + 2]))
+    for side, ray in enumerate(_RAYS):
+        for distance, cell in enumerate(ray, 1):
+            if kinds[cell] > _EMPTY:
+                if kinds[cell] == _WALL:
+                    sentences.append(_wall_sentence(language, side, distance))
+                break
+    for cell, kind in enumerate(kinds):
+        if kind > _WALL and cell != _AGENT:
+            sentences.append(_object_sentence(language, cell, *symbols[3 * cell : 3 * cell + 3]))
+    return sentences
+
+
+@cache
+def _carry_sentence(language: str, kind: int, color: int) -> str:
+    _check_symbols(kind, color, 0)
+    # English words in every language, as in the paper's environment.
+    return _GRAMMARS[language].carry.format(noun=_ENGLISH.nouns[kind], color=_ENGLISH.colors[color])
+
+
+@cache
+def _wall_sentence(language: str, side: int, distance: int) -> str:
+    grammar = _GRAMMARS[language]
+    return grammar.wall.format(place=_place(grammar, side, distance))
+
+
+@lru_cache(maxsize=8192)
+def _object_sentence(language: str, cell: int, kind: int, color: int, state: int) -> str:
+    _check_symbols(kind, color, state if kind == _DOOR else 0)
+    grammar = _GRAMMARS[language]
+    right, ahead = cell // _SIDE - _AGENT // _SIDE, _AGENT % _SIDE - cell % _SIDE
+    places = [_place(grammar, 2 if right > 0 else 1, abs(right))] if right else []
+    places += [_place(grammar, 0, ahead)] if ahead else []
+    place = grammar.two_sides.format(*places) if len(places) == 2 else places[0]
+    words = {"noun": grammar.nouns[kind], "color": grammar.colors[color], "place": place}
+    return grammar.door.format(state=grammar.states[state], **words) if kind == _DOOR else grammar.thing.format(**words)
+
+
+def _place(grammar: _Grammar, side: int, distance: int) -> str:
+    return (grammar.step if distance == 1 else grammar.steps).format(distance, grammar.sides[side])
+
+
+def _check_symbols(kind: int, color: int, state: int) -> None:
+    limits = (len(_ENGLISH.nouns), len(_ENGLISH.colors), len(_ENGLISH.states))
+    if any(symbol >= limit for symbol, limit in zip((kind, color, state), limits, strict=True)):
+        raise EnvError(
+            f"Expected object, color and state below {limits} in each cell, found {(kind, color, state)}. "
+            "Give the image as minigrid observes it, without a wrapper that changes its symbols."
+        )
+
+
+def _wrong_image(image: object) -> str:
+    found, hint = type(image).__name__, "Give observation['image'] of a minigrid environment with agent_view_size=7."
+    if isinstance(image, np.ndarray):
+        found = f"{image.dtype} {image.shape}"
+        if image.shape == (_SIDE, _SIDE, 3):
+            hint = "Convert it with image.astype(np.uint8)."
+    return f"Expected an image of dtype uint8 and shape (7, 7, 3), got {found}. {hint}"
