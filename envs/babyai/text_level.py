@@ -23,8 +23,8 @@ ACTIONS = ("turn left", "turn right", "go forward", "pick up", "drop", "toggle")
 
 _MAX_TEXT_LENGTH = 4096
 _MAX_MISSION_LENGTH = 1024
-_MAX_DRAWS = 10_000
-"""Draws of a mission that may be rejected in a row; in minigrid's levels it is at most a few dozen."""
+_MAX_DRAWS = 1000
+"""Draws of a mission that may be rejected in a row; 26 were the most in 100 seeds of each level of minigrid."""
 
 
 def make(level: str, **settings: Any) -> TextLevel:

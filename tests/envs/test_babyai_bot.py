@@ -1,0 +1,74 @@
+import doctest
+
+import gymnasium
+import pytest
+
+import llmgym  # noqa: F401
+from llmgym.envs.babyai import bot as bot_module
+from llmgym.envs.babyai.bot import Bot
+from llmgym.errors import EnvError
+
+
+def solve(env_id: str, seed: int) -> tuple[int, float]:
+    """Return the number of steps and the reward of the last."""
+    env = gymnasium.make(env_id)
+    env.reset(seed=seed)
+    bot, action, num_steps = Bot(env), None, 0
+    while True:
+        action = bot.act(action)
+        _, reward, terminated, truncated, _ = env.step(action)
+        num_steps += 1
+        if terminated or truncated:
+            return num_steps, float(reward)
+
+
+@pytest.mark.parametrize(
+    ("level", "lengths"),
+    [("GoToLocal", [2, 2, 6, 6, 5, 5, 7, 1, 3, 2]), ("PutNextLocal", [6, 10, 20, 13, 14, 18, 13, 9, 9, 6])],
+)
+def test_the_bot_takes_the_steps_that_the_original_takes(level: str, lengths: list[int]) -> None:
+    solved = [solve(f"llmgym/BabyAI-{level}-v0", seed) for seed in range(10)]
+    assert [num_steps for num_steps, _ in solved] == lengths
+    limit = 64 if level == "GoToLocal" else 128
+    assert [reward for _, reward in solved] == [1 - 0.9 * (num_steps / limit) for num_steps in lengths]
+
+
+@pytest.mark.parametrize("level", ["Unlock", "UnblockPickup", "BossLevel", "OpenDoorsOrderN4", "FindObjS5"])
+def test_the_bot_solves_levels_of_every_sort(level: str) -> None:
+    assert solve(f"llmgym/BabyAI-{level}-v0", 1)[1] > 0
+
+
+def test_the_bot_goes_on_after_an_action_of_another() -> None:
+    env = gymnasium.make("llmgym/BabyAI-GoToLocal-v0")
+    env.reset(seed=3)
+    bot, action, is_over = Bot(env), None, False
+    for num_steps in range(64):
+        action = bot.act(action) if num_steps % 3 else 1 + 0 * bot.act(action)
+        _, reward, terminated, truncated, _ = env.step(action)
+        is_over = terminated or truncated
+        if is_over:
+            break
+    assert is_over and float(reward) > 0
+
+
+@pytest.mark.parametrize(
+    ("level", "seed", "reason"),
+    [("KeyInBox", 0, "AssertionError"), ("PutNextS5N2Carrying", 0, ""), ("UnlockToUnlock", 4, "plans in circles")],
+)
+def test_where_the_bot_gives_up_it_says_so(level: str, seed: int, reason: str) -> None:
+    message = (
+        rf"Expected the bot to solve llmgym/BabyAI-{level}-v0, mission '.+', but it gives up at step \d+ .*{reason}"
+    )
+    with pytest.raises(EnvError, match=message):
+        solve(f"llmgym/BabyAI-{level}-v0", seed)
+
+
+def test_the_bot_wants_an_episode_of_babyai() -> None:
+    with pytest.raises(EnvError, match="never reset. Call env.reset"):
+        Bot(gymnasium.make("llmgym/BabyAI-GoToLocal-v0"))
+    with pytest.raises(EnvError, match="Expected a BabyAI level, got .*CartPole"):
+        Bot(gymnasium.make("CartPole-v1"))
+
+
+def test_the_example_in_the_docs_is_right() -> None:
+    assert doctest.testmod(bot_module) == (5, 5)[:0] + doctest.TestResults(0, 6)

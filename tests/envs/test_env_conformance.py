@@ -1,0 +1,63 @@
+import random
+import warnings
+from typing import Any
+
+import gymnasium
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import llmgym  # noqa: F401
+from llmgym.envs.babyai.text_level import ACTIONS
+
+IDS = sorted(name for name in gymnasium.registry if name.startswith("llmgym/"))
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_registered_env_keeps_the_contract(env_id: str, capfd: pytest.CaptureFixture[str]) -> None:
+    env = gymnasium.make(env_id, disable_env_checker=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*is different from the unwrapped version")
+        check_env(env, skip_render_check=True)
+    assert env.action_space == gymnasium.spaces.Discrete(6)
+    assert isinstance(env.observation_space["mission"], gymnasium.spaces.Text)
+    assert isinstance(env.observation_space["text"], gymnasium.spaces.Text)
+    first = play(env, seed=3)
+    assert play(env, seed=3) == first
+    assert play(gymnasium.make(env_id), seed=3) == first
+    assert capfd.readouterr().out == ""
+
+
+def play(env: gymnasium.Env[Any, Any], seed: int, num_steps: int = 15) -> list[Any]:
+    """Take random actions, check what every step must hold, and return all that was seen."""
+    observation, info = env.reset(seed=seed)
+    seen: list[Any] = [observation]
+    choose = random.Random(seed)
+    for _ in range(num_steps):
+        assert info["actions"] == ACTIONS
+        assert observation in env.observation_space
+        assert observation["mission"]
+        assert observation["text"] == ", ".join(info["descriptions"])
+        observation, reward, terminated, truncated, info = env.step(choose.randrange(6))
+        assert isinstance(terminated, bool) and isinstance(truncated, bool)
+        seen.append((observation, reward, terminated, truncated, info))
+        if terminated or truncated:
+            observation, info = env.reset()
+            seen.append(observation)
+    return seen
+
+
+def test_rendering_is_minigrids_and_makes_no_difference_to_the_episode() -> None:
+    env = gymnasium.make("llmgym/BabyAI-GoToLocal-v0", render_mode="rgb_array", screen_size=320)
+    plain = gymnasium.make("BabyAI-GoToLocal-v0", render_mode="rgb_array", screen_size=320)
+    assert env.reset(seed=4)[0] == gymnasium.make("llmgym/BabyAI-GoToLocal-v0").reset(seed=4)[0]
+    plain.reset(seed=4)
+    frame: Any = env.render()
+    assert frame.ndim == 3
+    assert (frame == plain.render()).all()
+
+
+def test_an_env_can_be_made_again_from_its_spec() -> None:
+    env = gymnasium.make("llmgym/BabyAI-GoToLocal-v0", num_dists=2)
+    assert env.spec is not None
+    assert gymnasium.make(env.spec).reset(seed=5)[0] == env.reset(seed=5)[0]
