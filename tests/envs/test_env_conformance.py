@@ -39,7 +39,7 @@ def play(env: gymnasium.Env[Any, Any], seed: int, num_steps: int = 15) -> list[A
         assert observation["mission"]
         assert observation["text"] == ", ".join(info["descriptions"])
         observation, reward, terminated, truncated, info = env.step(choose.randrange(6))
-        assert isinstance(terminated, bool) and isinstance(truncated, bool)
+        assert (type(terminated), type(truncated)) == (bool, bool)
         seen.append((observation, reward, terminated, truncated, info))
         if terminated or truncated:
             observation, info = env.reset()
