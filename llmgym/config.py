@@ -17,7 +17,7 @@ from llmgym.settings import apply_overrides, from_dict, read_toml
 from llmgym.text.prompt import PromptSettings
 from llmgym.types import Acting
 
-__all__ = ["CloneSettings", "CollectSettings", "EvaluationSettings", "RunConfig", "load_config"]
+__all__ = ["CloneSettings", "CollectSettings", "EvalConfig", "EvaluationSettings", "RunConfig", "load_config"]
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,36 @@ class RunConfig:
                 f"Expected engine.max_lora_rank of at least learner.lora.rank ({lora.rank}), found "
                 f"{self.engine.max_lora_rank}. Set engine.max_lora_rank={lora.rank}."
             )
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What `llmgym eval` measures.
+
+    Attributes:
+        policy: a run folder, "random", "smollm2", a model folder, or a hub id.
+        env: id of a text environment.
+        episodes: how many held-out episodes.
+        first_episode: the first of them, counted from 0.
+        num_envs: environments stepped together.
+        temperature: of the actions; 0 takes the best one; None does as the policy's run does.
+        prompt: how the history is told, where the policy is no run.
+        acting: how an action is drawn, where the policy is no run.
+    """
+
+    policy: str
+    env: str
+    episodes: int = 256
+    first_episode: int = 0
+    num_envs: int = 32
+    temperature: float | None = None
+    prompt: PromptSettings = field(default_factory=PromptSettings)
+    acting: Acting = field(default_factory=Acting)
+
+    def __post_init__(self) -> None:
+        _at_least("episodes", self.episodes, 1)
+        _at_least("num_envs", self.num_envs, 1)
+        _at_least("first_episode", self.first_episode, 0)
 
 
 def load_config(recipe: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from llmgym.engine.requests import encode_contexts, encode_score_requests
 from llmgym.engine.settings import EngineSettings
 from llmgym.types import Acting, Choice, Context, FloatArray, Generation, How, NamedTensors, Normalize, Scores
 
-__all__ = ["ByteTokenizer", "ScriptedEngine"]
+__all__ = ["ByteTokenizer", "ScriptedEngine", "uniform_engine"]
 
 
 class ByteTokenizer:
@@ -138,7 +138,13 @@ class ScriptedEngine:
         for end in stop:
             text = text.split(end)[0]
         token_ids = self.tokenizer.encode(text)
-        reason = "stop" if len(token_ids) < max_new_tokens else "length"
-        kept = tuple([*token_ids, 256] if reason == "stop" else token_ids[:max_new_tokens])
+        is_whole = len(token_ids) < max_new_tokens
+        kept = (*token_ids, 256) if is_whole else tuple(token_ids[:max_new_tokens])
         logprobs = np.zeros(len(kept), dtype=np.float32)
-        return Generation(self.tokenizer.decode(kept), kept, logprobs, "stop" if reason == "stop" else "length", self.version)
+        reason: Literal["stop", "length"] = "stop" if is_whole else "length"
+        return Generation(self.tokenizer.decode(kept), kept, logprobs, reason, self.version)
+
+
+def uniform_engine() -> ScriptedEngine:
+    """Return an engine to which every candidate is equally likely, however many tokens it has."""
+    return ScriptedEngine(logprob=lambda _context, _candidate: 0.0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from llmgym.text.histories import Histories
+from llmgym.text.histories import Histories, as_vector
 from llmgym.text.prompt import Prompt
 from llmgym.types import Trajectory, Turn
 
@@ -38,7 +38,7 @@ def demonstrate(
 
 def _episode(env: gym.Env[Any, Any], expert: Expert, seed: int, histories: Histories) -> Trajectory:
     observation, info = env.reset(seed=seed)
-    histories.begin(0, *_as_vector(observation, info))
+    histories.begin(0, *as_vector(observation, info))
     act = expert(env)
     turns: list[Turn] = []
     while not (turns and (turns[-1].terminated or turns[-1].truncated)):
@@ -48,11 +48,6 @@ def _episode(env: gym.Env[Any, Any], expert: Expert, seed: int, histories: Histo
         truncated = truncated and not terminated
         turns.append(Turn(prompt_ids, candidate_ids, action, 0.0, float(reward), terminated, truncated, 0))
         if not terminated:
-            histories.extend(0, action, *_as_vector(observation, info))
+            histories.extend(0, action, *as_vector(observation, info))
     final = None if turns[-1].terminated else histories.prompts[0].token_ids
     return Trajectory(tuple(turns), final, 0, seed)
-
-
-def _as_vector(observation: dict[str, Any], info: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Show one environment's observation and info as those of a vector of one."""
-    return {key: [value] for key, value in observation.items()}, {"actions": [info["actions"]]}

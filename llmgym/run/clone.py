@@ -13,8 +13,8 @@ from llmgym.errors import ConfigError
 from llmgym.learner import Learner, ValueHead
 from llmgym.rollout.batch import make_batch
 from llmgym.rollout.demonstrations import Expert, demonstrate
-from llmgym.run.evaluate import training_seed
 from llmgym.run.report import Reporter
+from llmgym.run.seeds import training_seed
 from llmgym.text.prompt import make_prompt
 from llmgym.types import Trajectory
 
@@ -61,10 +61,11 @@ def find_expert(env_id: str) -> Expert:
         raise ConfigError(
             f"Expected an environment with an expert to clone, found {env_id!r}, which has none. Set clone.episodes=0."
         )
-    from llmgym.envs.babyai import Bot
+    from llmgym.envs.babyai.bot import Bot
 
     def expert(env: gym.Env[Any, Any]) -> Any:
-        return Bot(env).act
+        bot = Bot(env)
+        return lambda: bot.act()
 
     return expert
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from llmgym.engine.scripted_engine import ByteTokenizer
+from llmgym.engine.scripted_engine import ByteTokenizer, uniform_engine
 from llmgym.rollout.collector import Collector
-from llmgym.run.evaluate import make_venv, random_engine, training_seed
+from llmgym.run.seeds import training_seed
+from llmgym.run.venv import make_venv
 from llmgym.text.prompt import PromptSettings
 from llmgym.types import Acting
 
@@ -26,7 +27,7 @@ def sample_language(env_id: str, *, seed: int) -> tuple[list[str], list[str]]:
     (known,) = set(venv.get_attr("phrases")) if venv.envs[0].has_wrapper_attr("phrases") else ((),)
     collector = Collector(
         venv,
-        random_engine(),
+        uniform_engine(),
         prompt=PromptSettings(),
         acting=Acting(),
         seed=seed,

@@ -38,7 +38,8 @@ def plot_learning_curve(
     last = float(steps[-1]) if len(steps) else 1.0
     for name, row in evaluations.items():
         color = COLORS.get(name, "#444444")
-        label = f"{name}: {row['success']:.2f} [{row['low']:.2f}, {row['high']:.2f}], {row['episodes']} held-out episodes"
+        interval = f"[{row['low']:.2f}, {row['high']:.2f}]"
+        label = f"{name}: {row['success']:.2f} {interval}, {row['episodes']} held-out episodes"
         axes.axhspan(row["low"], row["high"], color=color, alpha=0.15, linewidth=0)
         axes.axhline(row["success"], color=color, linewidth=1.2, linestyle="--", label=label)
     axes.set_xlim(0, last)

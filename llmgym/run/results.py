@@ -64,18 +64,21 @@ class EvalResult:
         row: the policy's.
         env: id of the environment.
         first_seed: the episodes' seeds are first_seed, first_seed + 1, ...
+        temperature: of the actions.
         seconds: the playing took.
     """
 
     row: EvalRow
     env: str
     first_seed: int
+    temperature: float
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
         """Return what is needed to repeat the measurement, with its outcome."""
-        facts = {"policy": self.row.name, "env": self.env, "first_seed": self.first_seed, "seconds": self.seconds}
-        return {**facts, **self.row.to_json()}
+        facts = asdict(self)
+        del facts["row"]
+        return {"policy": self.row.name, **facts, **self.row.to_json()}
 
 
 def eval_row(name: str, measured: SuccessRate | Mapping[str, Any]) -> EvalRow:

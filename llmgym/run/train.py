@@ -15,18 +15,21 @@ from typing import Any
 
 from llmgym.config import RunConfig
 from llmgym.engine import load_engine
+from llmgym.engine.scripted_engine import uniform_engine
 from llmgym.learner import Learner
 from llmgym.rollout.batch import make_batch
 from llmgym.rollout.collector import Collector
 from llmgym.rollout.store import write_trajectories
-from llmgym.run.clone import clone_expert
-from llmgym.run.evaluate import evaluate_engine, make_venv, random_engine, training_seed
+from llmgym.run.clone import clone_expert, find_expert
 from llmgym.run.folder import RunFolder, write_whole
+from llmgym.run.measure import measure_engine
 from llmgym.run.metrics import MetricsLog, RunningEpisodes
 from llmgym.run.models import check_model, prepare_model, run_model
 from llmgym.run.plot import plot_learning_curve
 from llmgym.run.report import Reporter, SilentReporter
 from llmgym.run.results import TrainResult, eval_row
+from llmgym.run.seeds import training_seed
+from llmgym.run.venv import check_env_id, make_venv
 from llmgym.types import Acting, Engine
 
 __all__ = ["train"]
@@ -65,7 +68,7 @@ def train(
         rows = run.folder.forget_after(num_done)
         seconds_before = rows[-1]["seconds"] if rows else 0.0
         with _load_engine(run) as engine:
-            learner.publish(engine)
+            learner.publish(engine, version=learner.version)
             if run.config.clone.episodes and "clone" not in run.folder.read_evaluations():
                 _measure(run, "clone", engine)
             _reinforce(run, learner, engine, num_done, seconds_before - (time.monotonic() - started))
@@ -127,8 +130,10 @@ def _open(config: RunConfig, path: Path, reporter: Reporter, resume: bool) -> _R
     if resume:
         folder = RunFolder.open(path)
         config = folder.config()
-    make_venv(config.env, 1).close()
+    check_env_id(config.env)
     check_model(config.model)
+    if config.clone.episodes:
+        find_expert(config.env)
     if not resume:
         folder = RunFolder.create(path, config)
     return _Run(config, folder, reporter)
@@ -138,7 +143,7 @@ def _first_learner(run: _Run) -> Learner:
     """Build the model, measure the random policy, clone the expert, and keep the outcome as checkpoint 0."""
     run.reporter.stage("model", None, "")
     model = prepare_model(run.config, run.folder.model)
-    _measure(run, "random", random_engine())
+    _measure(run, "random", uniform_engine())
     learner = clone_expert(run.config, model, run.reporter)
     learner.save(run.folder.checkpoint(0))
     return learner
@@ -155,7 +160,7 @@ def _measure(run: _Run, name: str, engine: Engine) -> None:
     settings = run.config.evaluation
     run.reporter.stage(f"evaluation: {name}", settings.episodes, "episodes")
     acting = Acting(run.config.acting.how, run.config.acting.normalize, settings.temperature)
-    measured = evaluate_engine(
+    measured = measure_engine(
         engine,
         run.config.env,
         episodes=settings.episodes,

@@ -1,6 +1,6 @@
 """An environment spoken to in text: prompts, histories, actions, wrappers. Knows gymnasium and numpy only."""
 
-from llmgym.text.histories import Histories, action_index
+from llmgym.text.histories import Histories, action_index, as_vector
 from llmgym.text.prompt import AppendedPrompt, Prompt, PromptSettings, WindowPrompt, make_prompt
 from llmgym.text.score_actions import ScoreActions
 from llmgym.text.text_env import TextEnv
@@ -14,5 +14,6 @@ __all__ = [
     "TextEnv",
     "WindowPrompt",
     "action_index",
+    "as_vector",
     "make_prompt",
 ]

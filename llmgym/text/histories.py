@@ -9,7 +9,7 @@ from llmgym.errors import EnvError
 from llmgym.text.prompt import Prompt
 from llmgym.types import TokenIds
 
-__all__ = ["Histories", "action_index"]
+__all__ = ["Histories", "action_index", "as_vector"]
 
 
 class Histories:
@@ -61,6 +61,11 @@ def action_index(action: Any, actions: Sequence[str]) -> int:
     if not 0 <= index < len(actions):
         raise EnvError(f"Expected an action from 0 to {len(actions) - 1}, found {index}.")
     return index
+
+
+def as_vector(observation: Mapping[str, Any], info: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Show one environment's observation and info as those of a vector of one."""
+    return {key: [value] for key, value in observation.items()}, {"actions": [info["actions"]]}
 
 
 def _actions(infos: Mapping[str, Any], env_index: int) -> tuple[str, ...]:

@@ -1,0 +1,58 @@
+"""Measuring a policy: whole episodes on given seeds, every one of them played to its end and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from llmgym.rollout.collector import Collector
+from llmgym.rollout.success import SuccessRate, wilson_interval
+from llmgym.run.report import Reporter
+from llmgym.run.seeds import HELD_OUT_SEED
+from llmgym.run.venv import make_venv
+from llmgym.text.prompt import PromptSettings
+from llmgym.types import Acting, Engine
+
+__all__ = ["measure_engine"]
+
+
+def measure_engine(
+    engine: Engine,
+    env_id: str,
+    *,
+    episodes: int,
+    num_envs: int,
+    prompt: PromptSettings,
+    acting: Acting,
+    first_seed: int = HELD_OUT_SEED,
+    reporter: Reporter,
+) -> SuccessRate:
+    """Play episodes first_seed, first_seed + 1, ..., and tell how many succeed (return above 0).
+
+    Seeds are dealt to the environments in turn, and all episodes are played to their end: short ones count no more
+    than long ones.
+    """
+    num_envs = min(num_envs, episodes)
+
+    def episode_seed(env_index: int, number: int) -> int | None:
+        position = number * num_envs + env_index
+        return first_seed + position if position < episodes else None
+
+    venv = make_venv(env_id, num_envs)
+    try:
+        collector = Collector(venv, engine, prompt=prompt, acting=acting, seed=first_seed, episode_seed=episode_seed)
+        returns: list[float] = []
+        turns: list[int] = []
+        for trajectory in collector.episodes():
+            returns.append(sum(turn.reward for turn in trajectory.turns))
+            turns.append(len(trajectory.turns))
+            reporter.advance(len(returns), {"success": _success(returns), "return": float(np.mean(returns))})
+    finally:
+        venv.close()
+    low, high = wilson_interval(sum(one > 0 for one in returns), len(returns))
+    return SuccessRate(_success(returns), low, high, len(returns), float(np.mean(returns)), float(np.mean(turns)))
+
+
+def _success(returns: Sequence[float]) -> float:
+    return sum(one > 0 for one in returns) / len(returns)
