@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import string
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, overload
 
 import numpy as np
+import numpy.typing as npt
 from gymnasium.spaces import Text
 from gymnasium.vector.utils.shared_memory import read_from_shared_memory, write_to_shared_memory
 
@@ -17,8 +19,9 @@ _SAMPLED = string.ascii_letters + string.digits + string.punctuation + " \n" + "
 class UnicodeText(Text):
     """A Gymnasium `Text` of any characters, the empty text included.
 
-    Gymnasium's own `Text` holds only the characters of a list, and reads and writes them one by one in Python where
-    vector environments share memory, max_length of them each step; this one copies a text as a whole.
+    Gymnasium's own `Text` holds only the characters of a list, and does not work in an `AsyncVectorEnv` with shared
+    memory: that reads the memory once, when it is made (https://github.com/Farama-Foundation/Gymnasium/issues/1164),
+    and a `Text` stays what it was then. This space works in all vector environments, with the same texts in each.
 
     `sample` draws from printable ASCII and accented letters; `gymnasium.spaces.flatten` knows only these.
 
@@ -39,11 +42,31 @@ class UnicodeText(Text):
         return f"UnicodeText({self.max_length})"
 
 
+class _SharedTexts(Sequence[str]):
+    """The texts of all environments, in shared memory, as they are now. A copy, which users get, is a tuple of str."""
+
+    def __init__(self, memory: npt.NDArray[np.str_]) -> None:
+        self._memory = memory
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        return tuple(self._memory.tolist())[index]
+
+    def __len__(self) -> int:
+        return len(self._memory)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> tuple[str, ...]:
+        return self[:]
+
+
 @write_to_shared_memory.register(UnicodeText)
 def _write(space: UnicodeText, index: int, values: str, shared_memory: Any) -> None:
     np.frombuffer(shared_memory.get_obj(), dtype=f"U{space.max_length}")[index] = values
 
 
 @read_from_shared_memory.register(UnicodeText)
-def _read(space: UnicodeText, shared_memory: Any, n: int = 1) -> tuple[str, ...]:
-    return tuple(np.frombuffer(shared_memory.get_obj(), dtype=f"U{space.max_length}").tolist())
+def _read(space: UnicodeText, shared_memory: Any, n: int = 1) -> _SharedTexts:
+    return _SharedTexts(np.frombuffer(shared_memory.get_obj(), dtype=f"U{space.max_length}"))
