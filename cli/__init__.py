@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: parses, prints, and calls llmgym.run. Nothing else prints."""

@@ -1,0 +1,74 @@
+"""`llmgym eval`: the success rate of a policy on held-out episodes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmgym.cli.console import make_console
+from llmgym.cli.output_file import check_writable
+from llmgym.cli.table import print_rows
+from llmgym.cli.watch import watched
+from llmgym.errors import ConfigError
+
+__all__ = ["env_of", "evaluate"]
+
+
+def evaluate(
+    policy: Annotated[
+        str,
+        typer.Argument(metavar="RUN_OR_MODEL", help='A run folder, a model folder, a hub id, "smollm2" or "random".'),
+    ],
+    env: Annotated[str | None, typer.Option(metavar="ID", help="Environment.", show_default="the run's own")] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="How many held-out episodes.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Number of the first held-out episode.")] = 0,
+    num_envs: Annotated[int, typer.Option(min=1, help="Environments stepped together.")] = 32,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="Of the actions; 0 takes the best.", show_default="the run's own")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here too.")
+    ] = None,
+) -> None:
+    """Measure how often a policy succeeds.
+
+    Shows the success rate with its 95 % interval, the mean return and the mean number of turns.
+    """
+    from llmgym.config import EvalConfig
+
+    config = EvalConfig(
+        policy=policy,
+        env=env or env_of(policy),
+        episodes=episodes,
+        first_episode=seed,
+        num_envs=num_envs,
+        temperature=temperature,
+    )
+    if json_file is not None:
+        check_writable(json_file)
+    with watched() as reporter:
+        from llmgym.run import evaluate as run_evaluate
+
+        result = run_evaluate(config, reporter)
+    print_rows(make_console(), [result.row], f"{result.env}, after {result.seconds:.0f} s")
+    if json_file is not None:
+        json_file.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+def env_of(policy: str) -> str:
+    """Return the environment that a run was trained in.
+
+    Raises:
+        ConfigError: the policy is no run, so that nothing names an environment.
+    """
+    if not (Path(policy) / "config.toml").is_file():
+        raise ConfigError(
+            f"Expected --env, because '{policy}' is no run folder that names one; found none. "
+            "`llmgym envs` lists the environments."
+        )
+    from llmgym.run.folder import RunFolder
+
+    return RunFolder.open(Path(policy)).config().env
