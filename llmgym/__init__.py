@@ -7,9 +7,14 @@ environments are registered under ``llmgym/...`` as soon as gymnasium is importe
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wrapt import register_post_import_hook
+
+if TYPE_CHECKING:
+    from llmgym.engine import load_engine
+    from llmgym.learner import Learner
+    from llmgym.run import evaluate, train
 
 _MODULES = {
     "Learner": "llmgym.learner",
@@ -17,7 +22,7 @@ _MODULES = {
     "load_engine": "llmgym.engine",
     "train": "llmgym.run",
 }
-"""Where each public name lives."""
+"""Where each public name lives; type checkers read it from the imports above (a test compares the two)."""
 
 __all__ = ["Learner", "__version__", "evaluate", "load_engine", "train"]
 

@@ -1,5 +1,7 @@
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,13 @@ def test_public_names_are_these() -> None:
     assert llmgym.__all__ == ["Learner", "__version__", "evaluate", "load_engine", "train"]
     assert set(llmgym.__all__) - {"__version__"} == set(llmgym._MODULES)
     assert set(llmgym.__all__) <= set(dir(llmgym))
+
+
+def test_type_checkers_read_the_names_from_the_same_modules() -> None:
+    tree = ast.parse(Path(llmgym.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    assert {alias.name: node.module for node in imports for alias in node.names} == llmgym._MODULES
 
 
 @pytest.mark.parametrize("name", llmgym.__all__)

@@ -37,6 +37,10 @@ def make(level: str, **settings: Any) -> TextLevel:
     return TextLevel(gymnasium.make(level, disable_env_checker=True, **settings).unwrapped)
 
 
+# gymnasium.make asks an entry point for its render modes, to collect frames where the mode ends in "_list".
+make.__dict__["metadata"] = RoomGridLevel.metadata
+
+
 class TextLevel(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Show a level as text. The observation's text is its sentences joined by ", "; info holds them apart.
 

@@ -57,6 +57,15 @@ def test_rendering_is_minigrids_and_makes_no_difference_to_the_episode() -> None
     assert (frame == plain.render()).all()
 
 
+def test_frames_are_collected_where_the_render_mode_asks_for_a_list() -> None:
+    env = gymnasium.make("llmgym/BabyAI-GoToLocal-v0", render_mode="rgb_array_list", screen_size=64)
+    env.reset(seed=0)
+    env.step(0)
+    frames: Any = env.render()
+    assert isinstance(frames, list)
+    assert len(frames) == 2
+
+
 def test_an_env_can_be_made_again_from_its_spec() -> None:
     env = gymnasium.make("llmgym/BabyAI-GoToLocal-v0", num_dists=2)
     assert env.spec is not None
