@@ -51,7 +51,7 @@ def play(
     console = make_console()
     quiet_libraries()
     typer.secho("loading the policy ...", dim=True, err=True)
-    from llmgym.run import play as play_episode
+    from llmgym.run.play import play as play_episode
 
     step, total = None, 0.0
     for step in play_episode(

@@ -50,7 +50,7 @@ def train(
     typer.secho(str(folder), bold=True, nl=False)
     typer.echo(f": {config.env}, model {config.model}, seed {config.seed}")
     with watched() as reporter:
-        from llmgym.run import train as run_train
+        from llmgym.run.train import train as run_train
 
         result = run_train(config, folder, reporter, resume=resume is not None)
     _print_result(config, result)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["watched"]
 
+FIRST_STAGE = "libraries"
+"""What a command does first: importing torch and vLLM takes seconds."""
+
 
 @contextlib.contextmanager
 def watched() -> Iterator[Reporter]:
@@ -24,6 +27,7 @@ def watched() -> Iterator[Reporter]:
         from llmgym.cli.plain import PlainReporter
 
         plain = PlainReporter(lambda line: print(line, flush=True))
+        plain.stage(FIRST_STAGE, None, "")
         try:
             yield plain
         finally:
@@ -34,6 +38,7 @@ def watched() -> Iterator[Reporter]:
 
     with captured_output() as terminal:
         live = LiveReporter(make_console(terminal))
+        live.stage(FIRST_STAGE, None, "")
         try:
             yield live
         finally:
