@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-
 from gymnasium.envs.registration import register
 
 from llmgym.envs.babyai.levels import LEVELS
@@ -11,8 +9,8 @@ from llmgym.envs.babyai.levels import LEVELS
 __all__ = ["register_all"]
 
 
-def register_all(gymnasium: ModuleType) -> None:
-    """Register every environment of llmgym; called with gymnasium once both are imported."""
+def register_all() -> None:
+    """Register every environment of llmgym; called as soon as gymnasium and llmgym are both imported."""
     for level in LEVELS:
         register(
             id=f"llmgym/BabyAI-{level}",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from wrapt import register_post_import_hook
+from llmgym.import_hook import call_after_import
 
 if TYPE_CHECKING:
     from llmgym.engine import load_engine
@@ -39,4 +39,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-register_post_import_hook("llmgym.envs.registration:register_all", "gymnasium")
+call_after_import("gymnasium", lambda: import_module("llmgym.envs.registration").register_all())
