@@ -8,6 +8,7 @@ from torch import Tensor
 
 from llmgym.algorithms.algorithm import Outputs
 from llmgym.errors import LearnerError
+from llmgym.learner.attention import use_packed_attention
 from llmgym.learner.distribution import action_logprobs, entropies, sequence_logprobs
 from llmgym.learner.packing import Pack
 from llmgym.learner.policy import Policy
@@ -71,7 +72,7 @@ def check_policy(policy: Policy, *, tolerance: float = 1e-3) -> None:
     packed = evaluate_scores(policy, pack).cpu()
     for row, context in zip(packed, (prompt, longer), strict=True):
         for score, candidate in zip(row.tolist(), candidates, strict=True):
-            plain = _plain_score(policy, [*context.tolist()], candidate)
+            plain = _plain_score(policy, context.tolist(), candidate)
             if not abs(plain - score) <= tolerance * max(1.0, abs(plain)):
                 raise LearnerError(
                     f"Expected a packed row to score as {type(policy.causal_model).__name__} does alone, but packed "
@@ -83,6 +84,10 @@ def check_policy(policy: Policy, *, tolerance: float = 1e-3) -> None:
 def _plain_score(policy: Policy, context: list[int], candidate: tuple[int, ...]) -> float:
     """Return log P(candidate | context) from the model's own logits."""
     input_ids = torch.tensor([[*context, *candidate]], device=policy.device)
-    logits = policy.causal_model(input_ids=input_ids, use_cache=False).logits[0].float()
+    policy.causal_model.set_attn_implementation(policy.plain_attention)
+    try:
+        logits = policy.causal_model(input_ids=input_ids, use_cache=False).logits[0].float()
+    finally:
+        use_packed_attention(policy.causal_model)
     logprobs = torch.log_softmax(logits[len(context) - 1 : -1], dim=-1)
     return float(logprobs.gather(1, input_ids[0, len(context) :, None]).sum())

@@ -1,4 +1,4 @@
-"""A pack: rows padded to one length, with every index the learner needs to read its answers. Knows nothing of models.
+"""A pack: rows padded to one shape, with every index the learner needs to read its answers. Knows nothing of models.
 
 Scoring a candidate as a row of its own computes the prompt once a candidate; packing computes it once an episode.
 """
@@ -21,13 +21,16 @@ __all__ = ["Pack", "build_pack"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pack:
-    """One micro-batch. R rows, T tokens, N states, P points, E edges, C candidates (see `Branch` for the words).
+    """One micro-batch. R rows, N states, P points, E edges, C candidates (see `Branch` for the words).
+
+    A row is its trunk, padded, and then its branches, padded: T tokens, the last B of them for branches.
 
     Attributes:
         state_indices: int64 (N,), numpy; positions of the states in the list that was packed.
-        input_ids: int64 (R, T); 0 behind the end of a row, where no one looks.
-        position_ids: int64 (R, T).
-        attention_mask: float (R, 1, T, T); 0 where a token (third axis) sees another (fourth), else the least float.
+        input_ids: int64 (R, T); 0 in the padding, where no one looks.
+        position_ids: int64 (R, T); how many tokens each has before it, as the model should see it.
+        branch_mask: float (R, 1, B, T); 0 where a branch's token (third axis) sees a token, else the least float; None
+            where B is 0. The trunk is causal and blind to branches without a mask.
         end_indices: int64 (N,); where each state's prompt ends, in the flattened R*T tokens.
         point_indices: int64 (P,); where each point is, in the flattened R*T tokens; state after state.
         edge_points: int64 (E,); the point each edge is predicted at.
@@ -42,7 +45,7 @@ class Pack:
     state_indices: IntArray
     input_ids: Tensor
     position_ids: Tensor
-    attention_mask: Tensor
+    branch_mask: Tensor | None
     end_indices: Tensor
     point_indices: Tensor
     edge_points: Tensor
@@ -62,14 +65,19 @@ def build_pack(rows: Sequence[Row], *, dtype: torch.dtype = torch.float32, devic
         dtype: of the attention mask; the model's.
         device: where to put the tensors.
     """
-    width = max(row.num_tokens for row in rows)
-    input_ids = np.zeros((len(rows), width), np.int64)
-    position_ids = np.zeros((len(rows), width), np.int64)
-    for number, row in enumerate(rows):
-        input_ids[number, : row.num_tokens] = row.input_ids
-        position_ids[number, : row.num_tokens] = row.position_ids
+    num_trunk, num_fed = max(row.num_trunk for row in rows), max(row.num_fed for row in rows)
+    width = num_trunk + num_fed
     branches = [branch for row in rows for branch in row.branches]
-    ends = np.concatenate([row.end_indices + number * width for number, row in enumerate(rows)])
+    fed_mask = np.arange(num_fed) < np.array([row.num_fed for row in rows])[:, None]
+    fed_limits = _fed_limits(rows)
+    input_ids = np.zeros((len(rows), width), np.int64)
+    for number, row in enumerate(rows):
+        input_ids[number, : row.num_trunk] = row.trunk_ids
+    input_ids[:, num_trunk:][fed_mask] = np.concatenate([branch.fed_ids for branch in branches])
+    position_ids = np.tile(np.arange(width), (len(rows), 1))
+    position_ids[:, num_trunk:] = 0
+    position_ids[:, num_trunk:][fed_mask] = fed_limits + np.concatenate([branch.depths for branch in branches]) - 1
+    ends = np.concatenate([row.prompt_lengths - 1 + number * width for number, row in enumerate(rows)])
     num_points = np.array([1 + branch.num_fed for branch in branches])
     num_edges = np.array([branch.num_edges for branch in branches])
     point_offsets, edge_offsets = np.cumsum(num_points) - num_points, np.cumsum(num_edges) - num_edges
@@ -77,7 +85,8 @@ def build_pack(rows: Sequence[Row], *, dtype: torch.dtype = torch.float32, devic
     points[point_offsets] = ends
     is_fed = np.ones(len(points), np.bool_)
     is_fed[point_offsets] = False
-    points[is_fed] = np.flatnonzero(np.concatenate([_fed_mask(row, width) for row in rows]))
+    row_numbers, columns = np.nonzero(fed_mask)
+    points[is_fed] = row_numbers * width + num_trunk + columns
     total = int(num_edges.sum())
     sibling_counts = np.concatenate([branch.num_siblings for branch in branches])
     siblings = _ragged(_shifted([b.sibling_edges for b in branches], edge_offsets), sibling_counts, total)
@@ -95,7 +104,7 @@ def build_pack(rows: Sequence[Row], *, dtype: torch.dtype = torch.float32, devic
         state_indices=np.concatenate([row.state_indices for row in rows]),
         input_ids=to_tensor(input_ids),
         position_ids=to_tensor(position_ids),
-        attention_mask=_additive_mask(rows, width, dtype, device),
+        branch_mask=_branch_mask(rows, fed_mask, fed_limits, num_trunk, dtype).to(device) if num_fed else None,
         end_indices=to_tensor(ends),
         point_indices=to_tensor(points),
         edge_points=to_tensor(_shifted([b.edge_points for b in branches], point_offsets)),
@@ -108,11 +117,10 @@ def build_pack(rows: Sequence[Row], *, dtype: torch.dtype = torch.float32, devic
     )
 
 
-def _fed_mask(row: Row, width: int) -> npt.NDArray[np.bool_]:
-    """Return bool (width,): True on a row's branch tokens."""
-    mask = np.zeros(width, np.bool_)
-    mask[: row.num_tokens] = ~row.trunk_mask
-    return mask
+def _fed_limits(rows: Sequence[Row]) -> IntArray:
+    """Return, for every branch token of every row in order, how many of the trunk's tokens it sees."""
+    lengths = np.concatenate([row.prompt_lengths for row in rows])
+    return np.repeat(lengths, [branch.num_fed for row in rows for branch in row.branches])
 
 
 def _shifted(arrays: Sequence[IntArray], offsets: IntArray) -> IntArray:
@@ -132,34 +140,25 @@ def _ragged(flat: IntArray, lengths: IntArray, padding: int) -> IntArray:
     return table
 
 
-def _additive_mask(rows: Sequence[Row], width: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
-    """Return (R, 1, T, T): 0 where a token sees another, else the least float of dtype.
+def _branch_mask(
+    rows: Sequence[Row], fed_mask: npt.NDArray[np.bool_], fed_limits: IntArray, num_trunk: int, dtype: torch.dtype
+) -> Tensor:
+    """Return (R, 1, B, T): 0 where a branch's token sees a token, else the least float.
 
-    The trunk is causal and blind to branches; a branch's token sees the trunk before it, its ancestors and itself.
-    What stands behind a row's end sees the row too: a token that sees nothing would turn into NaN.
+    It sees the trunk as far as its prompt goes, its ancestors and itself. Padding sees the first token of the trunk: a
+    token that sees nothing would turn into NaN.
     """
-    hidden = np.ones((len(rows), width), np.bool_)
-    places: list[IntArray] = []
+    num_rows, num_fed = fed_mask.shape
+    limits = np.ones((num_rows, num_fed), np.int64)
+    limits[fed_mask] = fed_limits
+    hides = np.ones((num_rows, num_fed, num_trunk + num_fed), np.bool_)
+    hides[:, :, :num_trunk] = np.arange(num_trunk) >= limits[:, :, None]
     for number, row in enumerate(rows):
-        hidden[number, : row.num_tokens] = ~row.trunk_mask
-        places.extend(
-            (number * width + start + query) * width + start + key for start, query, key in _branch_places(row)
-        )
-    hides = torch.from_numpy(hidden)[:, None, :] | torch.ones(width, width, dtype=torch.bool).triu_(1)
-    if places:
-        hides.view(-1)[torch.from_numpy(np.concatenate(places))] = False
+        start = 0
+        for branch in row.branches:
+            if branch.num_fed:
+                stop = start + branch.num_fed
+                hides[number, start:stop, num_trunk + start : num_trunk + stop] = ~branch.sees_mask
+                start = stop
     mask = torch.zeros(hides.shape, dtype=dtype)
-    return mask.masked_fill_(hides, torch.finfo(dtype).min).unsqueeze_(1).to(device)
-
-
-def _branch_places(row: Row) -> list[tuple[int, IntArray, IntArray]]:
-    """Return, for each branch that is fed, its first index in the row and the pairs (query, key) that see."""
-    starts = np.flatnonzero(~row.trunk_mask)
-    places = []
-    fed = 0
-    for branch in row.branches:
-        if branch.num_fed:
-            query, key = np.nonzero(branch.sees_mask)
-            places.append((int(starts[fed]), query, key))
-            fed += branch.num_fed
-    return places
+    return mask.masked_fill_(torch.from_numpy(hides), torch.finfo(dtype).min).unsqueeze_(1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from llmgym.errors import LearnerError
+from llmgym.learner.attention import use_packed_attention
 from llmgym.learner.heads import HeadSpec, build_heads
 from llmgym.learner.lora import LoraSettings, attach_lora
 from llmgym.learner.packing import Pack
@@ -40,6 +41,8 @@ class Policy(nn.Module):
         super().__init__()
         self.config = model.config
         _check_model(model)
+        self.plain_attention: str = model.config._attn_implementation
+        use_packed_attention(model)
         self.model = attach_lora(model, lora) if lora is not None else model
         self.lora = lora
         self.heads = build_heads(heads, model.config.hidden_size)
@@ -92,24 +95,23 @@ class Policy(nn.Module):
             LearnerError: a token id is outside of the vocabulary, or a prompt is too long.
         """
         for row in rows:
-            token = max(int(row.input_ids.max()), max(int(b.edge_ids.max(initial=0)) for b in row.branches))
-            if token >= self.vocab_size or int(row.input_ids.min()) < 0:
+            token = max(int(row.trunk_ids.max()), max(int(b.edge_ids.max(initial=0)) for b in row.branches))
+            if token >= self.vocab_size or int(row.trunk_ids.min()) < 0:
                 raise LearnerError(
                     f"Expected token ids from 0 to {self.vocab_size - 1}, got {token} in turn {row.first_state}. "
                     "Tokenize with the tokenizer of the model that learns."
                 )
-            num_positions = int(row.position_ids.max()) + 1
-            if num_positions > self.max_positions:
+            if row.num_positions > self.max_positions:
                 raise LearnerError(
-                    f"Expected at most {self.max_positions} tokens in a prompt with its action, got {num_positions} in "
-                    f"turn {row.first_state} or after. Shorten the prompts, or cut their history."
+                    f"Expected at most {self.max_positions} tokens in a prompt with its action, got "
+                    f"{row.num_positions} in turn {row.first_state} or after. Shorten the prompts, or cut their history."
                 )
 
     def hidden_states(self, pack: Pack) -> Tensor:
         """Return the last hidden states, after the final norm: (R*T, D), the rows one behind the other."""
         outputs = self.causal_model.base_model(
             input_ids=pack.input_ids,
-            attention_mask=pack.attention_mask,
+            attention_mask=pack.branch_mask,
             position_ids=pack.position_ids,
             use_cache=False,
         )
@@ -246,9 +248,4 @@ def _check_model(model: Any) -> None:
     if getattr(config, "is_encoder_decoder", False) or model.get_output_embeddings() is None:
         raise LearnerError(
             f"Expected a causal language model, got {name}. Give one with a single stack and output embeddings."
-        )
-    if config._attn_implementation not in ("sdpa", "eager"):
-        raise LearnerError(
-            f"Expected attention 'sdpa' or 'eager', which take a mask per token, got {config._attn_implementation!r} "
-            f"of {name}. Load it with attn_implementation='sdpa'."
         )

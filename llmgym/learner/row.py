@@ -5,9 +5,6 @@ that hangs off the trunk where its prompt ends:
 
     trunk     a b c | d e f g | h i j
     branches        ^left     ^left    ^turn left ...
-
-A branch's tokens stand right behind the end of their prompt. So no token ever needs one to its right, and the mask
-stays below the diagonal.
 """
 
 from __future__ import annotations
@@ -27,28 +24,32 @@ __all__ = ["Row", "build_rows", "group_rows"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One packed sequence and the consecutive states (prompts) it answers for.
+    """Consecutive states (prompts) that one packed sequence answers for.
 
     Attributes:
         first_state: position of the row's first state in the list that was packed.
-        input_ids: int64 (num_tokens,); trunk and branch tokens.
-        position_ids: int64 (num_tokens,); how many tokens each has before it, as the model should see it.
-        trunk_mask: bool (num_tokens,); True on the trunk.
-        end_indices: int64 (num_states,); index of the last token of each state's prompt.
+        trunk_ids: int32 (num_trunk,); the longest prompt; the others are its prefixes.
+        prompt_lengths: int64 (num_states,); tokens of each state's prompt, never falling.
         branches: the branch of each state.
+        num_fed: tokens that the branches add to the trunk.
     """
 
     first_state: int
-    input_ids: IntArray
-    position_ids: IntArray
-    trunk_mask: npt.NDArray[np.bool_]
-    end_indices: IntArray
+    trunk_ids: npt.NDArray[np.int32]
+    prompt_lengths: IntArray
     branches: tuple[Branch, ...]
+    num_fed: int
 
     @property
-    def num_tokens(self) -> int:
-        """Number of tokens fed to the model."""
-        return len(self.input_ids)
+    def num_trunk(self) -> int:
+        """Number of tokens of the trunk."""
+        return len(self.trunk_ids)
+
+    @property
+    def num_positions(self) -> int:
+        """Longest sequence the model sees: a prompt with all tokens of a candidate but the last."""
+        deepest = [int(branch.depths.max(initial=0)) for branch in self.branches]
+        return int((self.prompt_lengths + deepest).max())
 
     @property
     def num_states(self) -> int:
@@ -92,11 +93,14 @@ def group_rows(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
     Rows of like length go together, longest first. A row that is longer than the budget is a group of its own.
     """
     groups: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: (-row.num_tokens, row.first_state)):
-        if groups and (len(groups[-1]) + 1) * groups[-1][0].num_tokens <= max_tokens:
+    most_fed = 0
+    for row in sorted(rows, key=lambda row: (-row.num_trunk, -row.num_fed, row.first_state)):
+        most_fed = max(most_fed, row.num_fed)
+        if groups and (len(groups[-1]) + 1) * (groups[-1][0].num_trunk + most_fed) <= max_tokens:
             groups[-1].append(row)
         else:
             groups.append([row])
+            most_fed = row.num_fed
     return groups
 
 
@@ -108,32 +112,7 @@ def _extends(prompt: npt.NDArray[np.int32], shorter: npt.NDArray[np.int32]) -> b
 def _build_row(
     first_state: int, prompts: Sequence[npt.NDArray[np.int32]], candidates: Sequence[tuple[TokenIds, ...]]
 ) -> Row:
-    """Lay out the trunk (the last prompt) and the branches of prompts that each extend the one before."""
+    """Make a row of prompts that each extend the one before."""
     branches = tuple(build_branch(ids) if ids else EMPTY_BRANCH for ids in candidates)
-    trunk = prompts[-1]
     lengths = np.array([len(prompt) for prompt in prompts])
-    num_fed = np.array([branch.num_fed for branch in branches])
-    fed_before = np.cumsum(num_fed) - num_fed
-    # Token t of the trunk stands behind the branches of all prompts that end at or before it.
-    shift = np.zeros(len(trunk) + 1, np.int64)
-    np.add.at(shift, lengths, num_fed)
-    trunk_indices = np.arange(len(trunk)) + np.cumsum(shift)[:-1]
-    num_tokens = len(trunk) + int(num_fed.sum())
-    input_ids = np.empty(num_tokens, np.int64)
-    position_ids = np.empty(num_tokens, np.int64)
-    trunk_mask = np.zeros(num_tokens, np.bool_)
-    trunk_mask[trunk_indices] = True
-    input_ids[trunk_indices] = trunk
-    position_ids[trunk_indices] = np.arange(len(trunk))
-    if num_tokens > len(trunk):
-        input_ids[~trunk_mask] = np.concatenate([branch.fed_ids for branch in branches])
-        depths = np.concatenate([branch.depths for branch in branches])
-        position_ids[~trunk_mask] = np.repeat(lengths, num_fed) + depths - 1
-    return Row(first_state, input_ids, position_ids, trunk_mask, lengths - 1 + _at_end(fed_before, lengths), branches)
-
-
-def _at_end(fed_before: IntArray, lengths: IntArray) -> IntArray:
-    """Return how many branch tokens stand before each prompt's last token: equal prompts share that token."""
-    is_new = np.concatenate([[True], lengths[1:] > lengths[:-1]])
-    firsts = np.maximum.accumulate(np.where(is_new, np.arange(len(lengths)), 0))
-    return np.take(fed_before, firsts)
+    return Row(first_state, prompts[-1], lengths, branches, sum(branch.num_fed for branch in branches))
