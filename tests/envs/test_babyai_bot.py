@@ -1,10 +1,7 @@
-import doctest
-
 import gymnasium
 import pytest
 
 import llmgym  # noqa: F401
-from llmgym.envs.babyai import bot as bot_module
 from llmgym.envs.babyai.bot import Bot
 from llmgym.errors import EnvError
 
@@ -74,7 +71,3 @@ def test_the_bot_wants_an_episode_of_babyai() -> None:
         Bot(gymnasium.make("llmgym/BabyAI-GoToLocal-v0"))
     with pytest.raises(EnvError, match=r"Expected a BabyAI level, got .*CartPole"):
         Bot(gymnasium.make("CartPole-v1"))
-
-
-def test_the_example_in_the_docs_is_right() -> None:
-    assert doctest.testmod(bot_module) == doctest.TestResults(failed=0, attempted=5)
