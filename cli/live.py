@@ -10,14 +10,16 @@ from rich.live import Live
 from rich.padding import Padding
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from llmgym.cli.metrics import percent, shown_metrics, sparkline
 
 __all__ = ["LiveReporter"]
 
-BAR_WIDTH = 24
+MAX_BAR_WIDTH = 30
+TEXT_WIDTH = 56
+"""Columns that are left to what stands around a bar."""
 MAX_SUCCESSES = 60
 """How many updates the success curve looks back."""
 
@@ -36,9 +38,9 @@ class LiveReporter:
         self._task: TaskID | None = None
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓[/green]"),
-            TextColumn("{task.description}"),
-            _StageBar(),
-            _StageStatus(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            _StageBar(console),
+            _StageStatus(table_column=Column(no_wrap=True)),
             console=console,
         )
         self._live = Live(
@@ -107,16 +109,21 @@ class LiveReporter:
 
 
 class _StageBar(ProgressColumn):
-    """The bar of a stage that goes on; nothing once it is done."""
+    """The bar of a stage that goes on; nothing once it is done, or where a terminal has no room for it."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
 
     def render(self, task: Task) -> RenderableType:
         """Draw."""
-        if task.finished:
+        width = min(self._console.width - TEXT_WIDTH, MAX_BAR_WIDTH)
+        if task.finished or width < 4:
             return Text("")
         return ProgressBar(
             total=task.total,
             completed=task.completed,
-            width=BAR_WIDTH,
+            width=width,
             pulse=task.total is None,
             animation_time=task.get_time(),
         )

@@ -143,7 +143,9 @@ def test_folder_that_cannot_be_written_is_found(tmp_path: Path) -> None:
 
 
 def test_fix_stands_below_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
-    print_checks([Check("python", "ok", "3.11"), Check("minigrid", "missing", "not installed", "python -m pip install x")])
+    print_checks(
+        [Check("python", "ok", "3.11"), Check("minigrid", "missing", "not installed", "python -m pip install x")]
+    )
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == "✓ python   3.11"
     assert lines[1] == "✗ minigrid not installed"

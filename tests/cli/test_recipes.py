@@ -49,7 +49,9 @@ def test_unknown_recipe_lists_those_that_there_are() -> None:
 
 
 def test_missing_file_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"Expected a recipe at absent/x\.toml, found no such file\. Check the path\."):
+    with pytest.raises(
+        ConfigError, match=r"Expected a recipe at absent/x\.toml, found no such file\. Check the path\."
+    ):
         find_recipe("absent/x.toml")
 
 
