@@ -17,7 +17,7 @@ from llmgym.cli.metrics import percent, shown_metrics, sparkline
 
 __all__ = ["LiveReporter"]
 
-MAX_BAR_WIDTH = 30
+MIN_BAR_WIDTH, MAX_BAR_WIDTH = 5, 30
 TEXT_WIDTH = 56
 """Columns that are left to what stands around a bar."""
 MAX_SUCCESSES = 60
@@ -39,8 +39,7 @@ class LiveReporter:
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓[/green]"),
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-            _StageBar(console),
-            _StageStatus(table_column=Column(no_wrap=True)),
+            _StageStatus(console),
             console=console,
         )
         self._live = Live(
@@ -62,7 +61,7 @@ class LiveReporter:
     def advance(self, done: int, metrics: Mapping[str, float]) -> None:
         """Move the bar, and show the metrics."""
         self._metrics = metrics
-        if "success" in metrics:
+        if "update" in metrics and "success" in metrics:
             self._successes.append(metrics["success"])
         if self._task is not None:
             self._progress.update(self._task, completed=done)
@@ -108,39 +107,34 @@ class LiveReporter:
         return Group(*parts)
 
 
-class _StageBar(ProgressColumn):
-    """The bar of a stage that goes on; nothing once it is done, or where a terminal has no room for it."""
+class _StageStatus(ProgressColumn):
+    """A stage's bar, how far it is and how long it will take; once it is done, how long it took and what came out.
+
+    Args:
+        console: what the view is drawn on; where it is narrow, there is no bar.
+    """
 
     def __init__(self, console: Console) -> None:
-        super().__init__()
+        super().__init__(table_column=Column(no_wrap=True))
         self._console = console
 
     def render(self, task: Task) -> RenderableType:
         """Draw."""
-        width = min(self._console.width - TEXT_WIDTH, MAX_BAR_WIDTH)
-        if task.finished or width < 4:
-            return Text("")
-        return ProgressBar(
-            total=task.total,
-            completed=task.completed,
-            width=width,
-            pulse=task.total is None,
-            animation_time=task.get_time(),
-        )
-
-
-class _StageStatus(ProgressColumn):
-    """How far a stage is and how long it will take; once it is done, how long it took and what came out."""
-
-    def render(self, task: Task) -> Text:
-        """Draw."""
         if task.finished:
             outcome = task.fields["outcome"]
-            return Text(_duration(task.finished_time or 0) + (f"  {outcome}" if outcome else ""), "dim")
+            return Text(_duration(task.finished_time or 0) + (f", {outcome}" if outcome else ""), "dim")
         if task.total is None:
-            return Text(_duration(task.elapsed or 0), "dim")
-        left = f", {_duration(task.time_remaining)} left" if task.time_remaining is not None else ""
-        return Text(f"{task.completed:.0f}/{task.total:.0f} {task.fields['unit']}{left}")
+            status = _duration(task.elapsed or 0)
+        else:
+            left = f", {_duration(task.time_remaining)} left" if task.time_remaining is not None else ""
+            status = f"{task.completed:.0f}/{task.total:.0f} {task.fields['unit']}{left}"
+        width = min(self._console.width - TEXT_WIDTH, MAX_BAR_WIDTH)
+        if width < MIN_BAR_WIDTH:
+            return Text(status)
+        bar = ProgressBar(task.total, task.completed, width, pulse=task.total is None, animation_time=task.get_time())
+        row = Table.grid(padding=(0, 1))
+        row.add_row(bar, Text(status))
+        return row
 
 
 def _duration(seconds: float) -> str:
