@@ -21,7 +21,7 @@ from llmgym.learner.lora import LoraSettings
 from llmgym.learner.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
 from llmgym.learner.policy import Policy, load_model, load_tokenizer
 from llmgym.learner.row import Row
-from llmgym.learner.threads import default_num_threads, torch_threads
+from llmgym.learner.threads import at_work, default_num_threads
 from llmgym.learner.update import Update, run_update
 from llmgym.sync import AdapterPublisher, check_canary, publish_weights, random_canary
 from llmgym.types import Acting, Batch, Engine, FloatArray, TokenIds, Tokenizer, Trajectory, Turn
@@ -53,7 +53,7 @@ class Learner:
         head_learning_rate: float | None = None,
         weight_decay: float = 0.0,
         max_grad_norm: float | None = 0.5,
-        max_tokens_per_microbatch: int = 2048,
+        max_tokens_per_microbatch: int = 4096,
         num_threads: int | None = None,
         seed: int = 0,
         device: str | None = None,
@@ -84,7 +84,7 @@ class Learner:
         self.acting = acting or Acting()
         check_acting(self.acting)
         self._num_threads = num_threads or default_num_threads()
-        with torch_threads(self._num_threads), torch.random.fork_rng(devices=[]):
+        with at_work(self._num_threads), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.policy = Policy(load_model(model, device=device), heads, lora)
             check_policy(self.policy)
@@ -159,7 +159,7 @@ class Learner:
         Raises:
             LearnerError: there is no such head.
         """
-        with torch_threads(self._num_threads):
+        with at_work(self._num_threads):
             return infer_values(self.policy, trajectories, head, self._settings.max_tokens)
 
     def logprobs(self, turns: Sequence[Turn]) -> FloatArray:
@@ -169,7 +169,7 @@ class Learner:
 
     def action_logprobs(self, turns: Sequence[Turn]) -> list[FloatArray]:
         """Return, for each turn, float32 (num_candidates,): the log-probabilities actions would be drawn from now."""
-        with torch_threads(self._num_threads):
+        with at_work(self._num_threads):
             return infer_actions(self.policy, self._rows(turns), self.acting, self._settings.max_tokens)
 
     def score(self, contexts: Sequence[Sequence[int]], candidates: Sequence[Sequence[TokenIds]]) -> list[FloatArray]:
@@ -181,7 +181,7 @@ class Learner:
         """
         prompts = [np.asarray(context, np.int32) for context in contexts]
         options = [tuple(tuple(ids) for ids in candidate_ids) for candidate_ids in candidates]
-        with torch_threads(self._num_threads):
+        with at_work(self._num_threads):
             return infer_scores(self.policy, pack_states(self.policy, prompts, options), self._settings.max_tokens)
 
     def update(self, batch: Batch) -> dict[str, float]:
@@ -198,7 +198,7 @@ class Learner:
         """
         settings = self._settings
         how = Update(settings.algorithm, self.acting, settings.max_tokens, settings.max_grad_norm)
-        with torch_threads(self._num_threads):
+        with at_work(self._num_threads):
             return run_update(self.policy, self._optimizer, self._rows(batch.turns), batch, how, self._rng)
 
     def publish(self, engine: Engine, *, version: int | None = None) -> dict[str, float]:
@@ -231,8 +231,8 @@ class Learner:
 
     def write(self, folder: Path) -> None:
         """Write the files of a checkpoint into a folder, for callers that add files of their own to it."""
-        checkpoint = Checkpoint(self._settings, self.version, self._rng.bit_generator.state)
-        write_checkpoint(folder, checkpoint, self.policy, optimizer_tensors(self._optimizer, self.policy))
+        record = Checkpoint(self._settings, self.version, self._rng.bit_generator.state)
+        write_checkpoint(folder, record, self.policy, optimizer_tensors(self._optimizer, self.policy))
 
     @classmethod
     def load(
@@ -279,7 +279,8 @@ class Learner:
         load_optimizer_tensors(learner._optimizer, learner.policy, saved.optimizer_tensors)
         learner._rng.bit_generator.state = saved.checkpoint.rng_state
         learner.version = saved.checkpoint.version
-        learner._settings = found
+        if model is None:
+            learner._settings = found
         return learner
 
     def close(self) -> None:
@@ -288,13 +289,8 @@ class Learner:
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         """Make a fresh optimizer from the settings."""
-        settings = self._settings
-        return build_optimizer(
-            self.policy,
-            learning_rate=settings.learning_rate,
-            head_learning_rate=settings.head_learning_rate,
-            weight_decay=settings.weight_decay,
-        )
+        rates = self._settings.learning_rate, self._settings.head_learning_rate
+        return build_optimizer(self.policy, *rates, weight_decay=self._settings.weight_decay)
 
     def _rows(self, turns: Sequence[Turn]) -> list[Row]:
         """Pack turns with their candidates, as actions are drawn among them."""

@@ -21,7 +21,7 @@ def learned_parameters(policy: Policy) -> dict[str, nn.Parameter]:
 
 
 def build_optimizer(
-    policy: Policy, *, learning_rate: float, head_learning_rate: float, weight_decay: float
+    policy: Policy, learning_rate: float, head_learning_rate: float, *, weight_decay: float
 ) -> torch.optim.AdamW:
     """Make AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101) with a rate for the heads.
 

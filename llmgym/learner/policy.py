@@ -104,7 +104,7 @@ class Policy(nn.Module):
             if row.num_positions > self.max_positions:
                 raise LearnerError(
                     f"Expected at most {self.max_positions} tokens in a prompt with its action, got "
-                    f"{row.num_positions} in turn {row.first_state} or after. Shorten the prompts, or cut their history."
+                    f"{row.num_positions} in turn {row.first_state} or after. Shorten the prompts."
                 )
 
     def hidden_states(self, pack: Pack) -> Tensor:

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 import torch
 
 from llmgym.errors import LearnerError
+from llmgym.learner.denormals import flushed_denormals
 
-__all__ = ["default_num_threads", "torch_threads"]
+__all__ = ["at_work", "default_num_threads", "torch_threads"]
 
 
 def default_num_threads() -> int:
@@ -55,6 +56,13 @@ def torch_threads(num_threads: int | None) -> Iterator[None]:
         yield
     finally:
         set_num_threads(found)
+
+
+@contextmanager
+def at_work(num_threads: int | None) -> Iterator[None]:
+    """Run a block with a number of threads, and with denormals flushed to 0; set back what was found after it."""
+    with torch_threads(num_threads), flushed_denormals():
+        yield
 
 
 def _original_setter() -> Callable[[int], None]:
