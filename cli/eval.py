@@ -50,7 +50,7 @@ def evaluate(
     if json_file is not None:
         check_writable(json_file)
     with watched() as reporter:
-        from llmgym.run.evaluate import evaluate as run_evaluate
+        from llmgym.run.evaluation import evaluate as run_evaluate
 
         result = run_evaluate(config, reporter)
     print_rows(make_console(), [result.row], f"{result.env}, after {result.seconds:.0f} s")

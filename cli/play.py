@@ -17,7 +17,7 @@ from llmgym.cli.quiet import quiet_libraries
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from llmgym.run.play import PlayStep
+    from llmgym.run.episode import PlayStep
 
 __all__ = ["play"]
 
@@ -51,7 +51,7 @@ def play(
     console = make_console()
     quiet_libraries()
     typer.secho("loading the policy ...", dim=True, err=True)
-    from llmgym.run.play import play as play_episode
+    from llmgym.run.episode import play as play_episode
 
     step, total = None, 0.0
     for step in play_episode(

@@ -50,7 +50,7 @@ def train(
     typer.secho(str(folder), bold=True, nl=False)
     typer.echo(f": {config.env}, model {config.model}, seed {config.seed}")
     with watched() as reporter:
-        from llmgym.run.train import train as run_train
+        from llmgym.run.training import train as run_train
 
         result = run_train(config, folder, reporter, resume=resume is not None)
     _print_result(config, result)
@@ -80,8 +80,8 @@ def _print_result(config: RunConfig, result: TrainResult) -> None:
     lines = {
         "learning curve": str(curve) if curve.is_file() else "",
         "in TensorBoard": f"tensorboard --logdir {result.run_dir / 'tensorboard'}",
-        "watch it play": f"llmgym play {result.run_dir} --env {config.env}",
-        "measure it": f"llmgym eval {result.run_dir} --env {config.env} --episodes 1000",
+        "watch it play": f"llmgym play {result.run_dir}",
+        "measure it": f"llmgym eval {result.run_dir} --episodes 1000",
     }
     for label, text in lines.items():
         if text:

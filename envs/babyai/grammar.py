@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from llmgym.errors import EnvError, did_you_mean
 
-__all__ = ["describe"]
+__all__ = ["describe", "fixed_phrases"]
 
 _SIDE = 7
 _AGENT = _SIDE * (_SIDE // 2) + _SIDE - 1
@@ -111,6 +111,18 @@ def describe(image: npt.NDArray[np.uint8], language: str = "english") -> list[st
         if kind > _WALL and cell != _AGENT:
             sentences.append(_object_sentence(language, cell, *symbols[3 * cell : 3 * cell + 3]))
     return sentences
+
+
+def fixed_phrases(language: str = "english") -> tuple[str, ...]:
+    """Return what sentences joined by ", " are made of besides nouns, colours, states and numbers.
+
+    >>> fixed_phrases()[:3]
+    (' You carry a', ', You carry a', ' You see a')
+    """
+    grammar = _GRAMMARS[language]
+    starts = dict.fromkeys(text.split(" {")[0] for text in (grammar.carry, grammar.thing, grammar.door))
+    places = [pattern.format("", side) for pattern in (grammar.step, grammar.steps) for side in grammar.sides]
+    return tuple(dict.fromkeys([joint + start for start in starts for joint in (" ", ", ")] + places))
 
 
 @cache

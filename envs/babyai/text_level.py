@@ -12,7 +12,7 @@ from gymnasium.spaces import Dict, Discrete
 from minigrid.core.roomgrid import RoomGrid
 from minigrid.envs.babyai.core.roomgrid_level import RejectSampling, RoomGridLevel
 
-from llmgym.envs.babyai.grammar import describe
+from llmgym.envs.babyai.grammar import describe, fixed_phrases
 from llmgym.errors import EnvError
 from llmgym.text.space import UnicodeText
 
@@ -45,6 +45,9 @@ class TextLevel(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Show a level as text. The observation's text is its sentences joined by ", "; info holds them apart.
 
     ``info["actions"]`` is always `ACTIONS`; ``info["descriptions"]`` is the tuple of sentences.
+
+    Attributes:
+        phrases: fixed wordings of the texts; a tokenizer made for this environment has a token for each.
     """
 
     def __init__(self, level: gymnasium.Env[Any, Any]) -> None:
@@ -58,6 +61,7 @@ class TextLevel(gymnasium.Wrapper[Any, Any, Any, Any]):
                 f"Expected a BabyAI level of minigrid, got {level}. Wrap other environments in llmgym.text.TextEnv."
             )
         super().__init__(level)
+        self.phrases = fixed_phrases()
         level._gen_grid = partial(_generate, level)
         self.observation_space = Dict(
             {"mission": UnicodeText(_MAX_MISSION_LENGTH), "text": UnicodeText(_MAX_TEXT_LENGTH)}

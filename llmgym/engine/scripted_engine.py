@@ -13,7 +13,7 @@ from llmgym.engine.requests import encode_contexts, encode_score_requests
 from llmgym.engine.settings import EngineSettings
 from llmgym.types import Acting, Choice, Context, FloatArray, Generation, How, NamedTensors, Normalize, Scores
 
-__all__ = ["ByteTokenizer", "ScriptedEngine", "uniform_engine"]
+__all__ = ["ByteTokenizer", "ScriptedEngine"]
 
 
 class ByteTokenizer:
@@ -34,8 +34,8 @@ class ScriptedEngine:
     """An `Engine` whose scores are what a function says.
 
     The function gets (context text, candidate text) and returns the candidate's log-probability, which is spread
-    evenly over its tokens; nothing given, all tokens are equally likely. Answers of `generate` come from a second
-    function of (context text, seed).
+    evenly over its tokens; without one, all candidates are equally likely: the random policy. Answers of `generate`
+    come from a second function of (context text, seed).
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ScriptedEngine:
         self.version = 0
         self.loaded: list[str] = []
         """What was swapped in: adapter folders, or "weights"."""
-        self._logprob = logprob
+        self._logprob = logprob or (lambda _context, _candidate: 0.0)
         self._answer = answer or (lambda _context, _seed: "")
 
     def score(
@@ -126,11 +126,8 @@ class ScriptedEngine:
         self.close()
 
     def _spread(self, context_ids: tuple[int, ...], candidate_ids: tuple[int, ...]) -> FloatArray:
-        if self._logprob is None:
-            token_logprob = -np.log(257)
-        else:
-            total = self._logprob(self.tokenizer.decode(context_ids), self.tokenizer.decode(candidate_ids))
-            token_logprob = total / len(candidate_ids)
+        total = self._logprob(self.tokenizer.decode(context_ids), self.tokenizer.decode(candidate_ids))
+        token_logprob = total / len(candidate_ids)
         return np.array([np.nan, *[token_logprob] * len(candidate_ids)], dtype=np.float32)
 
     def _generation(self, context: str, seed: int, max_new_tokens: int, stop: Sequence[str]) -> Generation:
@@ -143,8 +140,3 @@ class ScriptedEngine:
         logprobs = np.zeros(len(kept), dtype=np.float32)
         reason: Literal["stop", "length"] = "stop" if is_whole else "length"
         return Generation(self.tokenizer.decode(kept), kept, logprobs, reason, self.version)
-
-
-def uniform_engine() -> ScriptedEngine:
-    """Return an engine to which every candidate is equally likely, however many tokens it has."""
-    return ScriptedEngine(logprob=lambda _context, _candidate: 0.0)

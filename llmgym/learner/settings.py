@@ -29,4 +29,4 @@ class LearnerSettings:
     weight_decay: float = 0.0
     max_grad_norm: float = 0.5
     num_threads: int = 0
-    max_tokens_per_microbatch: int = 16384
+    max_tokens_per_microbatch: int = 2048

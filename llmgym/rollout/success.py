@@ -47,4 +47,7 @@ def wilson_interval(num_successes: int, num_trials: int, z: float = Z_95) -> tup
     shrink = 1 + z * z / num_trials
     center = (rate + z * z / (2 * num_trials)) / shrink
     margin = z * sqrt(rate * (1 - rate) / num_trials + z * z / (4 * num_trials**2)) / shrink
-    return max(0.0, center - margin), min(1.0, center + margin)
+    # Where all or none succeed, rounding must not push the interval past the rate itself.
+    low = 0.0 if num_successes == 0 else center - margin
+    high = 1.0 if num_successes == num_trials else center + margin
+    return low, high

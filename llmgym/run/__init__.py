@@ -6,23 +6,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmgym.run.evaluate import evaluate
-    from llmgym.run.play import PlayStep, play
+    from llmgym.run.evaluation import evaluate
+    from llmgym.run.episode import PlayStep, play
     from llmgym.run.report import Reporter
     from llmgym.run.results import EvalResult, EvalRow, TrainResult
-    from llmgym.run.train import train
+    from llmgym.run.training import train
 
 __all__ = ["EvalResult", "EvalRow", "PlayStep", "Reporter", "TrainResult", "evaluate", "play", "train"]
 
 _HOMES = {
     "EvalResult": "results",
     "EvalRow": "results",
-    "PlayStep": "play",
+    "PlayStep": "episode",
     "Reporter": "report",
     "TrainResult": "results",
-    "evaluate": "evaluate",
-    "play": "play",
-    "train": "train",
+    "evaluate": "evaluation",
+    "play": "episode",
+    "train": "training",
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from llmgym.engine.scripted_engine import ByteTokenizer, uniform_engine
+import gymnasium as gym
+
+from llmgym.engine.scripted_engine import ByteTokenizer, ScriptedEngine
 from llmgym.rollout.collector import Collector
 from llmgym.run.seeds import training_seed
 from llmgym.run.venv import make_venv
@@ -24,10 +26,10 @@ def sample_language(env_id: str, *, seed: int) -> tuple[list[str], list[str]]:
     `phrases`, if it does.
     """
     venv = make_venv(env_id, NUM_ENVS)
-    (known,) = set(venv.get_attr("phrases")) if venv.envs[0].has_wrapper_attr("phrases") else ((),)
+    known = _phrases(env_id)
     collector = Collector(
         venv,
-        uniform_engine(),
+        ScriptedEngine(),
         prompt=PromptSettings(),
         acting=Acting(),
         seed=seed,
@@ -41,4 +43,12 @@ def sample_language(env_id: str, *, seed: int) -> tuple[list[str], list[str]]:
         for turn in trajectory.turns:
             actions.update((decode(ids), None) for ids in turn.candidate_ids)
     venv.close()
-    return texts, [*actions, *known]
+    return texts, [*actions, "\nObservation:", "\nAction:", *known]
+
+
+def _phrases(env_id: str) -> tuple[str, ...]:
+    """Return the fixed wordings that an environment lists, if it does."""
+    env = gym.make(env_id)
+    phrases: tuple[str, ...] = env.get_wrapper_attr("phrases") if env.has_wrapper_attr("phrases") else ()
+    env.close()
+    return phrases

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmgym.config import RunConfig
 from llmgym.engine import load_engine
-from llmgym.engine.scripted_engine import uniform_engine
+from llmgym.engine.scripted_engine import ScriptedEngine
 from llmgym.learner import Learner
 from llmgym.run.folder import RunFolder
 from llmgym.run.models import NAMED_MODELS, prepare_model, run_model
@@ -44,7 +44,7 @@ def serve_policy(policy: str, config: RunConfig) -> Iterator[ServedPolicy]:
         LLMGymError: there is no such policy.
     """
     if policy == RANDOM:
-        yield ServedPolicy(policy, uniform_engine(), config)
+        yield ServedPolicy(policy, ScriptedEngine(), config)
     elif (Path(policy) / "config.toml").is_file():
         folder = RunFolder.open(Path(policy))
         config = replace(folder.config(), env=config.env)

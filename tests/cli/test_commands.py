@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from llmgym.cli.bench import benchmarks
 from llmgym.cli.main import app
 from llmgym.config import EvalConfig, RunConfig
-from llmgym.run.play import PlayStep
+from llmgym.run.episode import PlayStep
 from llmgym.run.results import EvalResult, EvalRow, TrainResult
 
 RUNNER = CliRunner()
@@ -36,7 +36,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunConfig, Path, bo
         reporter.advance(2, {"success": 0.5})
         return TrainResult((RANDOM, TRAINED), run_dir, 12.0)
 
-    monkeypatch.setattr(importlib.import_module("llmgym.run.train"), "train", train)
+    monkeypatch.setattr(importlib.import_module("llmgym.run.training"), "train", train)
     return calls
 
 
@@ -53,7 +53,7 @@ def test_train_shows_each_policy_with_its_interval(trainings: list[tuple[RunConf
     (row,) = (line for line in output.splitlines() if line.strip().startswith("trained"))
     assert row.split() == ["trained", "87.5%", "█" * 18 + "░" * 2, "75.0%", "to", "95.0%", "64", "0.800", "12.5"]
     assert "tensorboard --logdir here/tensorboard" in output
-    assert "llmgym play here --env llmgym/" in output
+    assert "watch it play   llmgym play here\n" in output
 
 
 def test_table_fits_a_narrow_terminal(
@@ -107,7 +107,7 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[EvalConfig]:
         fields = {"row": TRAINED, "env": config.env, "first_seed": 7, "temperature": 1.0, "seconds": 3.0}
         return EvalResult(**fields)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(importlib.import_module("llmgym.run.evaluate"), "evaluate", evaluate)
+    monkeypatch.setattr(importlib.import_module("llmgym.run.evaluation"), "evaluate", evaluate)
     return calls
 
 
@@ -157,7 +157,7 @@ def episode(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         yield PlayStep(0, "open the [red] door", "You see a door", actions, (0.25, 0.75), 1, 0.0, False, False, frame)
         yield PlayStep(1, "open the [red] door", "You see a key", actions, (0.5, 0.5), 0, 0.9, True, False, frame)
 
-    monkeypatch.setattr(importlib.import_module("llmgym.run.play"), "play", play)
+    monkeypatch.setattr(importlib.import_module("llmgym.run.episode"), "play", play)
     return calls
 
 

@@ -27,7 +27,8 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> EvalResult
     first_seed = HELD_OUT_SEED + config.first_episode
     try:
         reporter.stage("engine", None, "")
-        with serve_policy(config.policy, RunConfig(env=config.env, prompt=config.prompt, acting=config.acting)) as served:
+        defaults = RunConfig(env=config.env, prompt=config.prompt, acting=config.acting)
+        with serve_policy(config.policy, defaults) as served:
             reporter.stage(f"evaluation: {config.policy}", config.episodes, "episodes")
             started = time.monotonic()
             temperature = config.temperature

@@ -15,7 +15,7 @@ from typing import Any
 
 from llmgym.config import RunConfig
 from llmgym.engine import load_engine
-from llmgym.engine.scripted_engine import uniform_engine
+from llmgym.engine.scripted_engine import ScriptedEngine
 from llmgym.learner import Learner
 from llmgym.rollout.batch import make_batch
 from llmgym.rollout.collector import Collector
@@ -71,17 +71,21 @@ def train(
             learner.publish(engine, version=learner.version)
             if run.config.clone.episodes and "clone" not in run.folder.read_evaluations():
                 _measure(run, "clone", engine)
-            _reinforce(run, learner, engine, num_done, seconds_before - (time.monotonic() - started))
+            _reinforce(run, learner, engine, num_done, started - seconds_before)
             _measure(run, "trained", engine)
         return _conclude(run, seconds_before + time.monotonic() - started)
     finally:
         reporter.close()
 
 
-def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, clock_offset: float) -> None:
-    """Collect, learn and swap until the updates are done."""
+def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, started: float) -> None:
+    """Collect, learn and swap until the updates are done.
+
+    Args:
+        num_done: updates that were taken before.
+        started: when the run would have begun had it never been interrupted, on the monotonic clock.
+    """
     config, folder = run.config, run.folder
-    started = time.monotonic() - clock_offset
     venv = make_venv(config.env, config.collect.num_envs)
     collector = Collector(
         venv,
@@ -94,35 +98,45 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, clock
     episodes = RunningEpisodes()
     env_steps_an_update = config.collect.num_envs * config.collect.steps_per_update
     run.reporter.stage("reinforcement learning", config.updates, "updates")
-    with MetricsLog(folder) as log:
-        for update in range(num_done + 1, config.updates + 1):
-            begun = time.monotonic()
-            trajectories = collector.collect(config.collect.steps_per_update)
-            collected = time.monotonic()
-            batch = make_batch(trajectories, learner.values(trajectories), config.returns)
-            metrics = learner.update(batch)
-            learned = time.monotonic()
-            swap = learner.publish(engine)
-            ended = time.monotonic()
-            row = {
-                "update": update,
-                "env_steps": update * env_steps_an_update,
-                "seconds": ended - started,
-                **episodes.ended(trajectories),
-                **metrics,
-                **swap,
-                "policy_version": engine.version,
-                "env_steps_per_second": env_steps_an_update / (collected - begun),
-                "collect_seconds": collected - begun,
-                "learn_seconds": learned - collected,
-                "swap_seconds": ended - learned,
-            }
-            log.write(row)
-            if update % config.checkpoint_every == 0 or update == config.updates:
-                write_trajectories(folder.trajectories / f"update-{update:06d}.jsonl", trajectories)
-                learner.save(folder.checkpoint(update))
-            run.reporter.advance(update, row)
-    venv.close()
+    done, is_learning = num_done, False
+    try:
+        with MetricsLog(folder) as log:
+            for update in range(num_done + 1, config.updates + 1):
+                begun = time.monotonic()
+                trajectories = collector.collect(config.collect.steps_per_update)
+                collected = time.monotonic()
+                is_learning = True
+                batch = make_batch(trajectories, learner.values(trajectories), config.returns)
+                metrics = learner.update(batch)
+                learned = time.monotonic()
+                swap = learner.publish(engine)
+                ended = time.monotonic()
+                row = {
+                    "update": update,
+                    "env_steps": update * env_steps_an_update,
+                    "seconds": ended - started,
+                    **episodes.ended(trajectories),
+                    **metrics,
+                    **swap,
+                    "policy_version": engine.version,
+                    "env_steps_per_second": env_steps_an_update / (collected - begun),
+                    "collect_seconds": collected - begun,
+                    "learn_seconds": learned - collected,
+                    "swap_seconds": ended - learned,
+                }
+                log.write(row)
+                done, is_learning = update, False
+                if update % config.checkpoint_every == 0 or update == config.updates:
+                    write_trajectories(folder.trajectories / f"update-{update:06d}.jsonl", trajectories)
+                    learner.save(folder.checkpoint(update))
+                run.reporter.advance(update, row)
+    except KeyboardInterrupt:
+        # In the middle of an update the weights are neither the old nor the new ones: then the last checkpoint counts.
+        if not is_learning:
+            learner.save(folder.checkpoint(done))
+        raise
+    finally:
+        venv.close()
 
 
 def _open(config: RunConfig, path: Path, reporter: Reporter, resume: bool) -> _Run:
@@ -143,7 +157,7 @@ def _first_learner(run: _Run) -> Learner:
     """Build the model, measure the random policy, clone the expert, and keep the outcome as checkpoint 0."""
     run.reporter.stage("model", None, "")
     model = prepare_model(run.config, run.folder.model)
-    _measure(run, "random", uniform_engine())
+    _measure(run, "random", ScriptedEngine())
     learner = clone_expert(run.config, model, run.reporter)
     learner.save(run.folder.checkpoint(0))
     return learner
