@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import IO
 
@@ -13,6 +14,7 @@ __all__ = ["captured_output", "quiet_libraries"]
 _DEFAULTS = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
     "TQDM_DISABLE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -22,12 +24,14 @@ _TAIL_BYTES = 4000
 
 
 def quiet_libraries() -> None:
-    """Ask vLLM, transformers and tqdm for errors only, where the user has not set these variables.
+    """Ask vLLM, torch, transformers and tqdm for errors only, where the user has not said otherwise.
 
     To be called before they are imported.
     """
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore", FutureWarning)
 
 
 @contextlib.contextmanager
