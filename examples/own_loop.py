@@ -1,6 +1,6 @@
 """Drive a language model with a loop of your own: `ScoreActions` tells how likely each action is, you sample.
 
-    python examples/own_loop.py MODEL        (a folder or a hub id; without one, every action is equally likely)
+python examples/own_loop.py MODEL        (a folder or a hub id; without one, every action is equally likely)
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Train a language model in an environment, from Python: clone a few demonstrations, then PPO.
 
-    python examples/train_in_ten_lines.py runs/ten-lines
+python examples/train_in_ten_lines.py runs/ten-lines
 """
 
 import sys

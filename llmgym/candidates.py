@@ -150,7 +150,9 @@ def action_logprobs(trie: Trie, node_logprobs: FloatArray, acting: Acting) -> Fl
     return _log_softmax(scores, acting.temperature).astype(np.float32)
 
 
-def _log_softmax(scores: Sequence[float] | FloatArray, temperature: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _log_softmax(
+    scores: Sequence[float] | FloatArray, temperature: float
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Softmax at a temperature, in float64; at 0, all mass on the first best score."""
     scores = np.asarray(scores, dtype=np.float64)
     if temperature == 0:

@@ -42,9 +42,13 @@ class Tokenizer(Protocol):
 
     eos_token_id: int | None
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Return the token ids of a text."""
+        ...
 
-    def decode(self, token_ids: Any, *, skip_special_tokens: bool = False) -> str: ...
+    def decode(self, token_ids: Any, *, skip_special_tokens: bool = False) -> str:
+        """Return the text of token ids."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

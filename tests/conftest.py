@@ -19,7 +19,7 @@ WORDS = "turn left turn right go forward pick up drop toggle You see a red ball 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a Llama of 0.1 M parameters (tied embeddings, large weights so that tokens differ) and tokenizer."""
+    """A folder with a Llama of 0.1 M parameters (tied embeddings, large weights: tokens differ) and its tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

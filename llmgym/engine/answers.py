@@ -30,10 +30,7 @@ def score_candidates(
         ]
         return Scores(entries, policy_version)
     return Scores(
-        (
-            sequence_logprobs(trie, logprobs, normalize)
-            for trie, logprobs in zip(tries, node_logprobs, strict=True)
-        ),
+        (sequence_logprobs(trie, logprobs, normalize) for trie, logprobs in zip(tries, node_logprobs, strict=True)),
         policy_version,
     )
 

@@ -102,7 +102,10 @@ class ScriptedEngine:
         """Answer what the function says, cut at a stop string or at max_new_tokens; see `Engine.generate`."""
         prompts = encode_contexts(self.tokenizer, contexts, max_new_tokens, self.max_context_tokens)
         return [
-            [self._generation(self.tokenizer.decode(ids), (seed or 0) + copy, max_new_tokens, stop) for copy in range(n)]
+            [
+                self._generation(self.tokenizer.decode(ids), (seed or 0) + copy, max_new_tokens, stop)
+                for copy in range(n)
+            ]
             for ids in prompts
         ]
 

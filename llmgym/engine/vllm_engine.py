@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -323,7 +323,7 @@ def _llm_arguments(model: str, settings: EngineSettings) -> dict[str, Any]:
 def _generation(answer: Any, version: int) -> Generation:
     """Translate vLLM's answer; its log-probabilities are those after temperature."""
     logprobs = [position[token].logprob for position, token in zip(answer.logprobs, answer.token_ids, strict=True)]
-    reason = "stop" if answer.finish_reason == "stop" else "length"
+    reason: Literal["stop", "length"] = "stop" if answer.finish_reason == "stop" else "length"
     return Generation(answer.text, tuple(answer.token_ids), np.array(logprobs, dtype=np.float32), reason, version)
 
 

@@ -60,6 +60,7 @@ def attach_lora(model: Any, settings: LoraSettings) -> Any:
         lora_alpha=settings.alpha,
         lora_dropout=0.0,
         target_modules=_ALL_LINEAR if _ALL_LINEAR in settings.targets else list(settings.targets),
+        fan_in_fan_out=_is_transposed(model),
         task_type="CAUSAL_LM",
     )
     return peft.get_peft_model(model, config, autocast_adapter_dtype=True)
@@ -88,6 +89,13 @@ def _adaptable_names(model: nn.Module) -> list[str]:
         name.rpartition(".")[2] for name, module in model.named_modules() if module is not output and _is_linear(module)
     }
     return sorted(names)
+
+
+def _is_transposed(model: nn.Module) -> bool:
+    """Tell whether a model's layers store their weights transposed, as GPT-2's do."""
+    from transformers.pytorch_utils import Conv1D
+
+    return any(isinstance(module, Conv1D) for module in model.modules())
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -173,7 +173,8 @@ class Collector:
         mask = np.zeros(self._venv.num_envs, dtype=np.bool_)
         mask[ended] = True
         options = {} if mask.all() else {"reset_mask": mask}
-        observations, infos = self._venv.reset(seed=seeds, options=options)
+        # A vector takes a list of seeds too, which its annotation does not say (gymnasium 1.4).
+        observations, infos = self._venv.reset(seed=seeds, options=options)  # type: ignore[arg-type]
         for env_index in ended:
             self._histories.begin(env_index, observations, infos)
 

@@ -6,8 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmgym.run.evaluation import evaluate
     from llmgym.run.episode import PlayStep, play
+    from llmgym.run.evaluation import evaluate
     from llmgym.run.report import Reporter
     from llmgym.run.results import EvalResult, EvalRow, TrainResult
     from llmgym.run.training import train

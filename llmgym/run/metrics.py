@@ -24,7 +24,7 @@ class MetricsLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self._file = folder.metrics.open("a", encoding="utf-8")
-        self._board: Any = SummaryWriter(str(folder.tensorboard))  # type: ignore[no-untyped-call]
+        self._board: Any = SummaryWriter(str(folder.tensorboard))
 
     def write(self, row: Mapping[str, float]) -> None:
         """Write an update's metrics; `env_steps` is the horizontal axis in TensorBoard."""

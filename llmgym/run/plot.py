@@ -57,4 +57,4 @@ def _smooth(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np
     total = np.cumsum(np.insert(values, 0, 0.0))
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(ends - SMOOTHING_UPDATES, 0)
-    return (total[ends] - total[starts]) / (ends - starts)
+    return np.asarray((total[ends] - total[starts]) / (ends - starts))

@@ -33,9 +33,7 @@ class Histories:
         self.prompts[env_index].begin(mission, text, actions)
         self._set(env_index, actions)
 
-    def extend(
-        self, env_index: int, action: int, observations: Mapping[str, Any], infos: Mapping[str, Any]
-    ) -> None:
+    def extend(self, env_index: int, action: int, observations: Mapping[str, Any], infos: Mapping[str, Any]) -> None:
         """Add the action taken (its index among the candidates) and the observation that followed."""
         taken, taken_ids = self.actions[env_index][action], self.candidate_ids[env_index][action]
         actions = _actions(infos, env_index)

@@ -61,7 +61,8 @@ class ScoreActions(VectorWrapper):
         mask = np.ones(self.num_envs, dtype=np.bool_)
         if options is not None and "reset_mask" in options:
             mask = np.array(options["reset_mask"], dtype=np.bool_)
-        observations, infos = self.env.reset(seed=seed, options=options)
+        # A vector takes a list of seeds too, which its annotation does not say (gymnasium 1.4).
+        observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
         for env_index in np.flatnonzero(mask):
             self.histories.begin(int(env_index), observations, infos)
         self._ended[mask] = False

@@ -50,7 +50,11 @@ def collector(num_envs: int, *, engine=None, episodes: int | None = None) -> Col
 
 
 def facts(trajectory):
-    return trajectory.env_index, trajectory.seed, [(t.action, t.reward, t.prompt_ids.tolist()) for t in trajectory.turns]
+    return (
+        trajectory.env_index,
+        trajectory.seed,
+        [(t.action, t.reward, t.prompt_ids.tolist()) for t in trajectory.turns],
+    )
 
 
 def test_steps_add_up_and_no_episode_is_dropped() -> None:
@@ -124,13 +128,15 @@ def test_policy_versions_change_at_the_turn_of_the_swap() -> None:
 
 def test_episodes_are_played_to_their_end_and_counted_once() -> None:
     trajectories = list(collector(3, episodes=4).episodes())
-    assert sorted(one.seed for one in trajectories) == sorted(100 * env + number for env in range(3) for number in range(4))
+    assert sorted(one.seed for one in trajectories) == sorted(
+        100 * env + number for env in range(3) for number in range(4)
+    )
     assert all(one.turns[-1].terminated or one.turns[-1].truncated for one in trajectories)
 
 
 def test_vector_that_resets_by_itself_is_refused() -> None:
     venv = SyncVectorEnv([text_env])
-    with pytest.raises(EnvError, match="does not reset by itself, found autoreset_mode=AutoresetMode.NEXT_STEP"):
+    with pytest.raises(EnvError, match=r"does not reset by itself, found autoreset_mode=AutoresetMode\.NEXT_STEP"):
         Collector(
             venv,
             ScriptedEngine(),

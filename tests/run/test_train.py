@@ -106,7 +106,9 @@ def test_resumed_run_goes_on_from_its_newest_checkpoint(finished: Path, tmp_path
 
 def test_lora_is_published_as_an_adapter(tmp_path: Path) -> None:
     learner = LearnerSettings(lora=LoraSettings(rank=4, targets=("q_proj", "v_proj")))
-    with pytest.raises(ConfigError, match=r"Expected engine.max_lora_rank of at least learner.lora.rank \(4\), found 0"):
+    with pytest.raises(
+        ConfigError, match=r"Expected engine.max_lora_rank of at least learner.lora.rank \(4\), found 0"
+    ):
         small_config(learner=learner)
     config = small_config(updates=1, learner=learner, engine=EngineSettings(max_lora_rank=8))
     llmgym.train(config, tmp_path / "run")
@@ -137,7 +139,9 @@ def test_play_shows_texts_probabilities_and_pictures(finished: Path) -> None:
 
 
 def test_run_folder_that_holds_something_is_refused(finished: Path) -> None:
-    with pytest.raises(RunError, match=r"Expected a new or empty run folder, but .* exists and is not empty\. Continue"):
+    with pytest.raises(
+        RunError, match=r"Expected a new or empty run folder, but .* exists and is not empty\. Continue"
+    ):
         llmgym.train(small_config(), finished)
 
 
@@ -159,7 +163,9 @@ def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_unknown_environment_names_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(EnvError, match=r"found 'llmgym/BabyAI-GoToLocl-v0'\. Did you mean 'llmgym/BabyAI-GoToLocal-v0'"):
+    with pytest.raises(
+        EnvError, match=r"found 'llmgym/BabyAI-GoToLocl-v0'\. Did you mean 'llmgym/BabyAI-GoToLocal-v0'"
+    ):
         llmgym.train(small_config(env="llmgym/BabyAI-GoToLocl-v0"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

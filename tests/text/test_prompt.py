@@ -26,9 +26,7 @@ def play(prompt, texts: list[str], taken: list[str]) -> None:
 def test_window_is_glams_template_to_the_space() -> None:
     prompt = WindowPrompt(ByteTokenizer(), 10_000)
     play(prompt, ["x", "y"], ["turn left"])
-    assert said(prompt) == (
-        HEAD + " \n Observation 0: x, \n Action 0: turn left \n Observation 1: y, \n Action 1: "
-    )
+    assert said(prompt) == (HEAD + " \n Observation 0: x, \n Action 0: turn left \n Observation 1: y, \n Action 1: ")
     assert prompt.candidates(("drop",)) == (tuple(b"drop"),)
 
 
