@@ -133,8 +133,8 @@ def _step(
         if not bool(torch.isfinite(loss)):
             optimizer.zero_grad(set_to_none=True)
             raise LearnerError(
-                f"Expected a finite loss, got {float(loss)} ({_listed(metrics)}). The step was not taken. Lower the "
-                "learning rate, or check the batch's rewards and log-probabilities."
+                f"Expected a finite loss, got {float(loss.detach())} ({_listed(metrics)}). The step was not taken. "
+                "Lower the learning rate, or check the batch's rewards and log-probabilities."
             )
         loss.backward()  # type: ignore[no-untyped-call]
         for name, value in {"loss": loss, **metrics}.items():

@@ -52,6 +52,12 @@ def _gpt2() -> Any:
     )
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let learners take one thread: models this small gain nothing from two, and lose when other tests run beside."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture
 def make_model() -> Callable[[str], Any]:
     """Make a random "llama" (grouped keys, rotary positions) or "gpt2" (learned positions, dropout 0.1)."""
