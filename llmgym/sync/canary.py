@@ -71,19 +71,15 @@ def check_canary(engine: Engine, scorer: Scorer, canary: Canary, *, version: int
             f"Expected the engine to hold policy version {version} after the swap, but it says {engine.version}. "
             "The swap did not take place; look at the engine's log, and do not go on with this run."
         )
-    answers = engine.score(canary.contexts, canary.candidates)
-    expected = scorer(canary.contexts, canary.candidates)
-    worst, pair = 0.0, (0.0, 0.0)
-    for answered, wanted in zip(answers, expected, strict=True):
-        for engine_score, learner_score in zip(answered.tolist(), wanted.tolist(), strict=True):
-            difference = abs(engine_score - learner_score)
-            if not difference <= worst:  # true for NaN as well
-                worst, pair = difference, (engine_score, learner_score)
-    if not worst <= tolerance:
+    engine_scores = np.concatenate(list(engine.score(canary.contexts, canary.candidates)))
+    learner_scores = np.concatenate(scorer(canary.contexts, canary.candidates))
+    differences = np.abs(engine_scores - learner_scores)
+    worst = int(np.argmax(differences))  # the first NaN, where there is one
+    if not differences[worst] <= tolerance:
         raise SyncError(
             f"Expected engine and learner to agree within {tolerance:g} after the swap to policy version {version}, "
-            f"but on the canary the engine scores {pair[0]:.6f} and the learner {pair[1]:.6f}. The engine does not "
+            f"but on the canary the engine scores {engine_scores[worst]:.6f} and the learner {learner_scores[worst]:.6f}. The engine does not "
             "hold the learner's weights: do not go on with this run. Check that both started from the same model and "
             "dtype; where they compute in bfloat16, raise the canary tolerance."
         )
-    return worst
+    return float(differences[worst])
