@@ -79,7 +79,8 @@ def check_canary(engine: Engine, scorer: Scorer, canary: Canary, *, version: int
         raise SyncError(
             f"Expected engine and learner to agree within {tolerance:g} after the swap to policy version {version}, "
             f"but on the canary the engine scores {engine_scores[worst]:.6f} and the learner "
-            f"{learner_scores[worst]:.6f}. The engine does not hold the learner's weights: do not go on with this run. Check that both started from the same model and "
-            "dtype; where they compute in bfloat16, raise the canary tolerance."
+            f"{learner_scores[worst]:.6f}. The engine does not hold the learner's weights: do not go on with this run. "
+            "Check that both started from the same model and dtype; where they compute in bfloat16, raise the canary "
+            "tolerance."
         )
     return float(differences[worst])
