@@ -18,7 +18,7 @@ from llmgym.learner.folder import whole_folder
 from llmgym.learner.heads import HeadSpec, ValueHead
 from llmgym.learner.inference import infer_actions, infer_scores, infer_values, pack_states, pack_turns
 from llmgym.learner.lora import LoraSettings
-from llmgym.learner.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
+from llmgym.learner.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors, set_model_rate
 from llmgym.learner.policy import Policy, load_model, load_tokenizer
 from llmgym.learner.row import Row
 from llmgym.learner.threads import at_work, default_num_threads
@@ -148,6 +148,10 @@ class Learner:
         )
         if self._settings != before:
             self._optimizer = self._new_optimizer()
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Take the next steps at the model's learning rate times a factor, 0 or more: for warm-up and decay."""
+        set_model_rate(self._optimizer, self._settings.learning_rate * factor)
 
     def values(self, trajectories: Sequence[Trajectory], *, head: str = "value") -> list[FloatArray]:
         """Return what a head says of every state of every trajectory.

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from llmgym.errors import LearnerError
 from llmgym.learner.policy import Policy
 
-__all__ = ["build_optimizer", "learned_parameters", "load_optimizer_tensors", "optimizer_tensors", "take_step"]
+__all__ = [
+    "build_optimizer",
+    "learned_parameters",
+    "load_optimizer_tensors",
+    "optimizer_tensors",
+    "set_model_rate",
+    "take_step",
+]
 
 
 def learned_parameters(policy: Policy) -> dict[str, nn.Parameter]:
@@ -43,8 +50,16 @@ def build_optimizer(
         for decays in (True, False):
             members = [p for name, p in named.items() if name.startswith(prefix) and (p.ndim >= 2) is decays]
             if members:
-                groups.append({"params": members, "lr": rate, "weight_decay": weight_decay if decays else 0.0})
+                decay = weight_decay if decays else 0.0
+                groups.append({"params": members, "lr": rate, "weight_decay": decay, "part": prefix})
     return torch.optim.AdamW(groups, fused=True)
+
+
+def set_model_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Change the learning rate of the model's weights, or of its adapter's; the heads keep theirs."""
+    for group in optimizer.param_groups:
+        if group["part"] == "model.":
+            group["lr"] = learning_rate
 
 
 def take_step(optimizer: torch.optim.Optimizer, policy: Policy, max_grad_norm: float | None) -> float:

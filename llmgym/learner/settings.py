@@ -17,6 +17,9 @@ class LearnerSettings:
         lora: trains a low-rank adapter; where it is left out, all weights are trained.
         learning_rate: of the model or its adapter, above 0; larger learns faster and less steadily.
         head_learning_rate: of the heads.
+        warmup_updates: updates in which the learning rate of the model rises to its full height, so that the critic
+            learns first; 0 starts at once.
+        final_learning_rate: share of the learning rate that is left at the last update, from 0 to 1; it falls evenly.
         weight_decay: of AdamW, at least 0.
         max_grad_norm: gradients longer than this are shortened to it.
         num_threads: of torch on a CPU; 0 takes all cores.
@@ -26,7 +29,24 @@ class LearnerSettings:
     lora: LoraSettings | None = None
     learning_rate: float = 3e-4
     head_learning_rate: float = 1e-3
+    warmup_updates: int = 0
+    final_learning_rate: float = 1.0
     weight_decay: float = 0.0
     max_grad_norm: float = 0.5
     num_threads: int = 0
-    max_tokens_per_microbatch: int = 2048
+    max_tokens_per_microbatch: int = 4096
+
+    def learning_rate_factor(self, update: int, num_updates: int) -> float:
+        """Return the share of the learning rate that an update is taken with.
+
+        Args:
+            update: from 1 to num_updates.
+
+        >>> settings = LearnerSettings(warmup_updates=2, final_learning_rate=0.5)
+        >>> [settings.learning_rate_factor(update, 5) for update in (1, 2, 3, 5)]
+        [0.5, 0.875, 0.75, 0.5]
+        """
+        progress = (update - 1) / max(num_updates - 1, 1)
+        decay = 1 - (1 - self.final_learning_rate) * progress
+        warmup = min(1.0, update / self.warmup_updates) if self.warmup_updates else 1.0
+        return decay * warmup

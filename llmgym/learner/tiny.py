@@ -29,10 +29,10 @@ class TinySettings:
     """
 
     vocab_size: int = 1000
-    hidden_size: int = 128
-    num_layers: int = 4
-    num_heads: int = 4
-    intermediate_size: int = 352
+    hidden_size: int = 192
+    num_layers: int = 2
+    num_heads: int = 6
+    intermediate_size: int = 512
     max_context_tokens: int = 2048
 
 

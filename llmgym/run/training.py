@@ -107,6 +107,7 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
                 collected = time.monotonic()
                 is_learning = True
                 batch = make_batch(trajectories, learner.values(trajectories), config.returns)
+                learner.scale_learning_rate(config.learner.learning_rate_factor(update, config.updates))
                 metrics = learner.update(batch)
                 learned = time.monotonic()
                 swap = learner.publish(engine)

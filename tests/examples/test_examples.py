@@ -1,0 +1,31 @@
+"""Every example runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(*arguments: str) -> str:
+    finished = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=600, check=False, cwd=EXAMPLES.parent
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def test_own_loop_drives_a_vector_environment() -> None:
+    assert len(run(str(EXAMPLES / "own_loop.py")).splitlines()) == 10
+
+
+def test_own_loop_drives_a_model(tiny_model: Path) -> None:
+    assert len(run(str(EXAMPLES / "own_loop.py"), str(tiny_model)).splitlines()) >= 10
+
+
+def test_ten_lines_train_a_model(tmp_path: Path) -> None:
+    printed = run(str(EXAMPLES / "train_in_ten_lines.py"), str(tmp_path / "run"))
+    for policy in ("random", "clone", "trained"):
+        assert f"{policy:8} success" in printed
