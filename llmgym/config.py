@@ -120,6 +120,12 @@ class RunConfig:
                 f"Expected acting.temperature above 0, found {self.acting.temperature}: a policy that learns must "
                 "sample. Set evaluation.temperature=0 to measure its best actions."
             )
+        if self.tiny.hidden_size % (32 * self.tiny.num_heads):
+            # The attention of vLLM on a CPU works on heads of such widths.
+            raise ConfigError(
+                f"Expected tiny.hidden_size to be a multiple of 32 * tiny.num_heads ({32 * self.tiny.num_heads}), "
+                f"found {self.tiny.hidden_size}. Change one of them."
+            )
         lora = self.learner.lora
         if lora is not None and self.engine.max_lora_rank < lora.rank:
             raise ConfigError(

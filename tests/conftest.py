@@ -34,7 +34,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,
-        max_position_embeddings=512,
+        max_position_embeddings=2048,
         tie_word_embeddings=True,
         initializer_range=0.1,
         bos_token_id=tokenizer.eos_token_id,
@@ -50,7 +50,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shared_vllm_engine(tiny_model: Path) -> Iterator[Engine]:
     """The vLLM engine of the session; tests take `vllm_engine`, which gives it back as it was."""
-    with load_engine(str(tiny_model), max_batch_tokens=2048) as engine:
+    with load_engine(str(tiny_model), max_context_tokens=512, max_batch_tokens=2048) as engine:
         yield engine
 
 
@@ -67,7 +67,7 @@ def vllm_engine(shared_vllm_engine: Engine, tiny_model: Path) -> Iterator[Engine
 @pytest.fixture(scope="session")
 def adapter_engine(tiny_model: Path) -> Iterator[Engine]:
     """A vLLM engine with room for adapters. Its version goes on from test to test."""
-    with load_engine(str(tiny_model), max_batch_tokens=2048, max_lora_rank=8) as engine:
+    with load_engine(str(tiny_model), max_context_tokens=512, max_batch_tokens=2048, max_lora_rank=8) as engine:
         yield engine
 
 

@@ -18,6 +18,7 @@ SMALL = [
     "checkpoint_every=1",
     "tiny.hidden_size=32",
     "tiny.num_layers=1",
+    "tiny.num_heads=1",
     "clone.episodes=8",
     "clone.epochs=1",
     "collect.num_envs=4",

@@ -19,7 +19,7 @@ from llmgym.rollout.store import read_trajectories
 from llmgym.run.folder import RunFolder
 from llmgym.run.report import SilentReporter
 
-TINY = TinySettings(vocab_size=400, hidden_size=32, num_layers=1, num_heads=2, intermediate_size=64)
+TINY = TinySettings(vocab_size=400, hidden_size=32, num_layers=1, num_heads=1, intermediate_size=64)
 
 
 def small_config(**changes) -> RunConfig:
@@ -202,6 +202,10 @@ def test_model_without_tokenizer_is_refused(tmp_path: Path, tiny_model: Path) ->
     [
         ({"checkpoint_every": 0}, "Expected checkpoint_every of at least 1, found 0"),
         ({"collect": CollectSettings(num_envs=0)}, "Expected collect.num_envs of at least 1, found 0"),
+        (
+            {"tiny": replace(TINY, num_heads=5)},
+            r"Expected tiny.hidden_size to be a multiple of 32 \* tiny.num_heads \(160\)",
+        ),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(changes, message) -> None:
