@@ -13,11 +13,11 @@ from llmgym.errors import LearnerError
 from llmgym.learner.packing import Pack
 from llmgym.types import Acting
 
-__all__ = ["action_logprobs", "check_acting", "entropies", "sequence_logprobs"]
+__all__ = ["action_logprobs", "checked_acting", "entropies", "sequence_logprobs"]
 
 
-def check_acting(acting: Acting) -> None:
-    """Refuse what cannot be learned from.
+def checked_acting(acting: Acting) -> Acting:
+    """Return how actions are drawn, unless it cannot be learned from.
 
     Raises:
         LearnerError: the temperature is 0 or less, or a name is unknown.
@@ -32,6 +32,7 @@ def check_acting(acting: Acting) -> None:
             f"Expected how='score' or 'constrained' and normalize='sum' or 'mean', got how={acting.how!r} and "
             f"normalize={acting.normalize!r}. Change the acting settings."
         )
+    return acting
 
 
 def action_logprobs(logits: Tensor, pack: Pack, acting: Acting) -> Tensor:

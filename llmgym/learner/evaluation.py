@@ -14,7 +14,7 @@ from llmgym.learner.packing import Pack
 from llmgym.learner.policy import Policy
 from llmgym.types import Acting
 
-__all__ = ["check_policy", "evaluate", "evaluate_heads", "evaluate_scores"]
+__all__ = ["checked_policy", "evaluate", "evaluate_heads", "evaluate_scores"]
 
 
 def evaluate(policy: Policy, pack: Pack, acting: Acting, actions: Tensor) -> Outputs:
@@ -51,8 +51,8 @@ def evaluate_scores(policy: Policy, pack: Pack) -> Tensor:
 
 
 @torch.no_grad()
-def check_policy(policy: Policy, *, tolerance: float = 1e-3) -> None:
-    """Compare a packed row with the model's own plain forward pass, on a few tokens.
+def checked_policy(policy: Policy, *, tolerance: float = 1e-3) -> Policy:
+    """Return a policy, unless a packed row differs from the model's own plain forward pass on a few tokens.
 
     Some models read positions or masks in their own way, or change the logits behind the output embeddings: those
     would be learned wrong in silence.
@@ -79,6 +79,7 @@ def check_policy(policy: Policy, *, tolerance: float = 1e-3) -> None:
                     f"gives {score:.6f} and alone {plain:.6f}. This architecture cannot be learned with packed rows; "
                     "use one with plain causal attention and position ids, such as Llama, Qwen2 or GPT-2."
                 )
+    return policy
 
 
 def _plain_score(policy: Policy, context: list[int], candidate: tuple[int, ...]) -> float:

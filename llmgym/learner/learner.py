@@ -12,8 +12,8 @@ import torch
 
 from llmgym.algorithms import PPO, Algorithm
 from llmgym.learner.checkpoint import Checkpoint, Settings, read_checkpoint, write_checkpoint
-from llmgym.learner.distribution import check_acting
-from llmgym.learner.evaluation import check_policy
+from llmgym.learner.distribution import checked_acting
+from llmgym.learner.evaluation import checked_policy
 from llmgym.learner.folder import whole_folder
 from llmgym.learner.heads import HeadSpec, ValueHead
 from llmgym.learner.inference import infer_actions, infer_scores, infer_values, pack_states, pack_turns
@@ -40,6 +40,9 @@ class Learner:
         canary: what engine and learner both score after every publication; set it to score something else.
         canary_tolerance: largest difference between them that is taken for rounding, in nats.
     """
+
+    version: int = 0
+    canary_tolerance: float = 1e-3
 
     def __init__(
         self,
@@ -75,19 +78,15 @@ class Learner:
             num_threads: torch's threads while the learner works; all that the process may use if None or 0.
             seed: of the heads, the adapter, and the order of minibatches.
             device: where the model is put; a GPU if there is one, by default.
-            eos_token_id: ends candidates that are a prefix of another when acting is "constrained"; the model's by
-                default. Pass the tokenizer's where they differ.
+            eos_token_id: ends candidates that are a prefix of another, if acting is "constrained"; the model's if None.
 
         Raises:
             LearnerError: the model cannot be learned with these settings.
         """
-        self.acting = acting or Acting()
-        check_acting(self.acting)
+        self.acting = checked_acting(acting or Acting())
         self._num_threads = num_threads or default_num_threads()
-        with at_work(self._num_threads), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.policy = Policy(load_model(model, device=device), heads, lora)
-            check_policy(self.policy)
+        with at_work(self._num_threads):
+            self.policy = checked_policy(Policy(load_model(model, device=device), heads, lora, seed=seed))
         self._settings = Settings(
             source=str(model) if isinstance(model, str | Path) else None,
             algorithm=algorithm or PPO(),
@@ -100,9 +99,7 @@ class Learner:
             eos_token_id=self.policy.eos_token_id if eos_token_id is None else eos_token_id,
             lora=lora,
         )
-        self.version = 0
         self.canary = random_canary(self.policy.vocab_size, max_tokens=min(80, self.policy.max_positions))
-        self.canary_tolerance = 1e-3
         self._rng = np.random.default_rng(seed)
         self._publisher = AdapterPublisher()
         self._optimizer = self._new_optimizer()
@@ -201,9 +198,11 @@ class Learner:
             LearnerError: the batch is not usable, or a loss or gradient is not finite; its step is not taken.
         """
         settings = self._settings
-        how = Update(settings.algorithm, self.acting, settings.max_tokens, settings.max_grad_norm)
+        update = Update(settings.algorithm, self.acting, settings.max_tokens, settings.max_grad_norm)
         with at_work(self._num_threads):
-            return run_update(self.policy, self._optimizer, self._rows(batch.turns), batch, how, self._rng)
+            return run_update(
+                self.policy, self._optimizer, self._rows(batch.turns), batch, update=update, rng=self._rng
+            )
 
     def publish(self, engine: Engine, *, version: int | None = None) -> dict[str, float]:
         """Swap the weights into a running engine, and check on the canary that it holds them.

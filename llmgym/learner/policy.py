@@ -27,13 +27,14 @@ class Policy(nn.Module):
     Dropout would make the learner another policy than the one that acted: the first ratio would not be 1.
     """
 
-    def __init__(self, model: Any, heads: Mapping[str, HeadSpec], lora: LoraSettings | None) -> None:
+    def __init__(self, model: Any, heads: Mapping[str, HeadSpec], lora: LoraSettings | None, *, seed: int = 0) -> None:
         """Put an adapter and heads on a model.
 
         Args:
             model: a transformers PreTrainedModel; it is changed in place.
             heads: name to module, or to what makes one.
             lora: which weights get an adapter; None to learn all weights.
+            seed: of the first weights of adapter and heads.
 
         Raises:
             LearnerError: the model is no causal language model of one stack, or a setting does not fit it.
@@ -43,9 +44,11 @@ class Policy(nn.Module):
         _check_model(model)
         self.plain_attention: str = model.config._attn_implementation
         use_packed_attention(model)
-        self.model = attach_lora(model, lora) if lora is not None else model
         self.lora = lora
-        self.heads = build_heads(heads, model.config.hidden_size)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model = attach_lora(model, lora) if lora is not None else model
+            self.heads = build_heads(heads, model.config.hidden_size)
         self.to(model.device)
         self.eval()
 

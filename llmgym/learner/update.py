@@ -74,7 +74,8 @@ def run_update(
     optimizer: torch.optim.Optimizer,
     rows: Sequence[Row],
     batch: Batch,
-    settings: Update,
+    *,
+    update: Update,
     rng: np.random.Generator,
 ) -> dict[str, float]:
     """Take an update's steps and return its metrics; see `Learner.update`.
@@ -84,7 +85,7 @@ def run_update(
         optimizer: over its parameters.
         rows: the batch's turns, packed.
         batch: what was recorded of them.
-        settings: how the update is taken.
+        update: how it is taken.
         rng: draws the minibatches.
 
     Raises:
@@ -92,14 +93,14 @@ def run_update(
     """
     check_batch(batch)
     targets = all_targets(batch, policy.device)
-    algorithm = settings.algorithm
+    algorithm = update.algorithm
     unseen = np.full(len(batch.turns), np.nan, np.float32)
     seen = _Seen(unseen, unseen.copy())
     total, steps, epochs, first_gap = _Meter(), 0, 0, 0.0
     for _ in range(algorithm.epochs):
         epoch = _Meter()
         for minibatch in split_minibatches(rows, algorithm.minibatch_turns, rng):
-            metrics = _step(policy, optimizer, minibatch, targets, settings, seen)
+            metrics = _step(policy, optimizer, minibatch, targets, update=update, seen=seen)
             epoch.add(metrics, sum(row.num_states for row in minibatch))
             if steps == 0:
                 first_gap = _largest_gap(seen.logprobs, batch)
@@ -119,17 +120,18 @@ def _step(
     optimizer: torch.optim.Optimizer,
     minibatch: Sequence[Row],
     targets: Targets,
-    settings: Update,
+    *,
+    update: Update,
     seen: _Seen,
 ) -> dict[str, float]:
     """Take one gradient step on a minibatch, a micro-batch at a time, and return its metrics."""
     num_turns = sum(row.num_states for row in minibatch)
     sums: dict[str, torch.Tensor] = {}
-    for group in group_rows(minibatch, settings.max_tokens):
+    for group in group_rows(minibatch, update.max_tokens):
         pack = build_pack(group, dtype=policy.dtype, device=policy.device)
         part = part_of(targets, pack.state_indices, num_turns)
-        outputs = evaluate(policy, pack, settings.acting, part.actions)
-        loss, metrics = settings.algorithm.loss(outputs, part)
+        outputs = evaluate(policy, pack, update.acting, part.actions)
+        loss, metrics = update.algorithm.loss(outputs, part)
         if not bool(torch.isfinite(loss)):
             optimizer.zero_grad(set_to_none=True)
             raise LearnerError(
@@ -144,7 +146,7 @@ def _step(
         seen.logprobs[new_turns] = outputs.logprobs.detach().cpu().numpy()[is_new]
         if "value" in outputs.heads:
             seen.values[new_turns] = outputs.heads["value"].detach().cpu().numpy()[is_new]
-    grad_norm = take_step(optimizer, policy, settings.max_grad_norm)
+    grad_norm = take_step(optimizer, policy, update.max_grad_norm)
     return {**{name: float(value) for name, value in sums.items()}, "grad_norm": grad_norm}
 
 

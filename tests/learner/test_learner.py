@@ -113,7 +113,7 @@ def test_micro_batches_of_one_row_give_the_gradient_of_all_at_once(
         optimizer = torch.optim.SGD(learner.policy.parameters(), lr=1.0)
         rows = pack_turns(learner.policy, batch.turns, Acting(), None)
         update = Update(algorithm, Acting(), max_tokens, None)
-        metrics = run_update(learner.policy, optimizer, rows, batch, update, np.random.default_rng(0))
+        metrics = run_update(learner.policy, optimizer, rows, batch, update=update, rng=np.random.default_rng(0))
         gradients = [b - a for b, a in zip(before, weights_of(learner), strict=True)]
         return gradients, metrics
 
@@ -186,7 +186,7 @@ def test_gradient_is_really_clipped(make_model: Make, make_batch: Make) -> None:
         optimizer = torch.optim.SGD(learner.policy.parameters(), lr=1.0)
         rows = pack_turns(learner.policy, make_batch().turns, Acting(), None)
         update = Update(PPO(epochs=1, minibatch_turns=1000), Acting(), 10**6, max_grad_norm)
-        metrics = run_update(learner.policy, optimizer, rows, make_batch(), update, np.random.default_rng(0))
+        metrics = run_update(learner.policy, optimizer, rows, make_batch(), update=update, rng=np.random.default_rng(0))
         moved = sum(float((a - b).square().sum()) for a, b in zip(before, weights_of(learner), strict=True)) ** 0.5
         return metrics["grad_norm"], moved
 

@@ -9,7 +9,7 @@ import torch
 
 from llmgym.candidates import action_logprobs, build_trie, close_prefixes
 from llmgym.errors import LearnerError
-from llmgym.learner.evaluation import check_policy, evaluate, evaluate_scores
+from llmgym.learner.evaluation import checked_policy, evaluate, evaluate_scores
 from llmgym.learner.heads import ValueHead
 from llmgym.learner.inference import infer_scores, pack_states, pack_turns
 from llmgym.learner.packing import build_pack
@@ -173,10 +173,10 @@ def test_heads_read_the_last_token_of_each_prompt(
 
 def test_an_architecture_that_packing_does_not_fit_is_refused(make_model: Callable[[str], Any]) -> None:
     policy = Policy(load_model(make_model("llama")), {}, None)
-    check_policy(policy)
+    checked_policy(policy)
     policy.config.logit_scale = 0.5  # the model itself knows nothing of it: as if a scale were applied elsewhere
     with pytest.raises(LearnerError, match=r"packed row to score as LlamaForCausalLM does alone, but packed gives -"):
-        check_policy(policy)
+        checked_policy(policy)
 
 
 @pytest.mark.parametrize(
@@ -208,4 +208,4 @@ def test_models_that_change_their_logits_are_honoured(name: str, settings: dict[
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = getattr(transformers, name)(config)
-    check_policy(Policy(load_model(model), {}, None), tolerance=1e-5)
+    checked_policy(Policy(load_model(model), {}, None), tolerance=1e-5)
