@@ -142,18 +142,18 @@ def _measure_update(work: Workload) -> dict[str, float]:
         rows = build_rows(prompts, [_ACTIONS] * len(prompts))
         return [build_pack(group) for group in group_rows(rows, work.max_tokens)]
 
-    seconds = best_seconds(lambda: learner.update(batch), repeats=work.repeats)
+    update_seconds, build_seconds = best_seconds(lambda: learner.update(batch), build, repeats=work.repeats)
     return {
-        "update_turns_per_second": len(turns) / seconds,
-        "packing_share_of_update": best_seconds(build, repeats=work.repeats) / seconds,
+        "update_turns_per_second": len(turns) / update_seconds,
+        "packing_share_of_update": build_seconds / update_seconds,
     }
 
 
 def _times(packed: Way, rival: Way, repeats: int) -> tuple[float, float, float, float]:
     """Return seconds of packed and rival forward, then of both forward and backward."""
     with torch.no_grad():
-        forward = [best_seconds(partial(way, False), repeats=repeats) for way in (packed, rival)]
-    both = [best_seconds(partial(way, True), repeats=repeats) for way in (packed, rival)]
+        forward = best_seconds(partial(packed, False), partial(rival, False), repeats=repeats)
+    both = best_seconds(partial(packed, True), partial(rival, True), repeats=repeats)
     return forward[0], forward[1], both[0], both[1]
 
 

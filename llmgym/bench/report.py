@@ -41,15 +41,19 @@ def make_report(figures: Mapping[str, float]) -> Report:
     return Report(figures, _versions(), _machine())
 
 
-def best_seconds(work: Callable[[], object], *, repeats: int = 3) -> float:
-    """Return the seconds that a piece of work takes: the least of several times, after one that does not count."""
-    work()
-    seconds = []
-    for _ in range(repeats):
-        started = perf_counter()
-        work()
-        seconds.append(perf_counter() - started)
-    return min(seconds)
+def best_seconds(*works: Callable[[], object], repeats: int = 3) -> list[float]:
+    """Return the seconds that each piece of work takes: the least of several times, after one that does not count.
+
+    The pieces take turns, so that a machine that is busy for a while is so for all of them.
+    """
+    best = [float("inf")] * len(works)
+    for repeat in range(repeats + 1):
+        for number, work in enumerate(works):
+            started = perf_counter()
+            work()
+            if repeat > 0:
+                best[number] = min(best[number], perf_counter() - started)
+    return best
 
 
 def _versions() -> dict[str, str]:
