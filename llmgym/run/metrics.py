@@ -46,31 +46,44 @@ class MetricsLog:
 
 
 class RunningEpisodes:
-    """Adds up cut trajectories to whole episodes, and tells how those went that ended."""
+    """Adds up cut trajectories to whole episodes, and tells how those went that ended.
 
-    def __init__(self) -> None:
+    The episodes that end first are the short ones, which are mostly successes. So nothing is told before every
+    environment has ended one, and then about all of them.
+
+    Args:
+        num_envs: environments of the vector.
+    """
+
+    def __init__(self, num_envs: int) -> None:
         self._open: dict[int, tuple[float, int]] = {}
+        self._awaited = set(range(num_envs))
+        self._ended: list[tuple[float, int]] = []
 
     def ended(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
-        """Return success rate, mean return and mean length of the episodes that ended in these trajectories.
+        """Return success rate, mean return and mean length of the episodes that ended since the last answer.
 
-        An episode succeeds if its undiscounted return is above 0. Where none ended, the mapping only says so.
+        An episode succeeds if its undiscounted return is above 0. Where there is nothing to tell, the mapping only
+        says how many episodes ended.
         """
-        returns, lengths = [], []
+        num_ended = 0
         for trajectory in trajectories:
             total, length = self._open.pop(trajectory.env_index, (0.0, 0))
             total += sum(turn.reward for turn in trajectory.turns)
             length += len(trajectory.turns)
             last = trajectory.turns[-1]
             if last.terminated or last.truncated:
-                returns.append(total)
-                lengths.append(length)
+                num_ended += 1
+                self._ended.append((total, length))
+                self._awaited.discard(trajectory.env_index)
             else:
                 self._open[trajectory.env_index] = (total, length)
-        if not returns:
-            return {"episodes": 0}
+        if self._awaited or not self._ended:
+            return {"episodes": num_ended}
+        returns, lengths = zip(*self._ended, strict=True)
+        self._ended = []
         return {
-            "episodes": len(returns),
+            "episodes": num_ended,
             "success": float(np.mean(np.array(returns) > 0)),
             "return": float(np.mean(returns)),
             "episode_turns": float(np.mean(lengths)),

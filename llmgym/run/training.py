@@ -95,7 +95,7 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
         seed=training_seed(config.seed, num_done),
         episode_seed=lambda env_index, number: training_seed(config.seed, num_done, env_index, number),
     )
-    episodes = RunningEpisodes()
+    episodes = RunningEpisodes(config.collect.num_envs)
     env_steps_an_update = config.collect.num_envs * config.collect.steps_per_update
     run.reporter.stage("reinforcement learning", config.updates, "updates")
     done, is_learning = num_done, False

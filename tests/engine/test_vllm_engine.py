@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from llmgym.engine import load_engine
 from llmgym.errors import EngineError, PromptError
 from llmgym.types import Engine
 
@@ -216,3 +217,34 @@ def test_a_context_longer_than_the_model_is_refused_with_its_length(vllm_engine:
 def test_an_engine_without_room_for_adapters_says_so(vllm_engine: Engine) -> None:
     with pytest.raises(EngineError, match="max_lora_rank is 0"):
         vllm_engine.load_adapter("nowhere", 1)
+
+
+def test_missing_vllm_says_the_command(monkeypatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(EngineError, match=r"Expected vLLM to be installed.*pip install 'llmgym\[cpu\]'"):
+        load_engine("anywhere")
+
+
+def test_unsupported_vllm_is_refused_and_pyproject_supports_the_same() -> None:
+    import tomllib
+
+    from llmgym.engine.vllm_setup import SUPPORTED_VERSIONS, check_vllm_version
+
+    with pytest.raises(EngineError, match=r"Expected vLLM >=0\.26,<0\.33, found 0\.25\.1\. Install one of those"):
+        check_vllm_version("0.25.1")
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"]["gpu"] == [f"vllm{SUPPORTED_VERSIONS}"]
+
+
+def test_unknown_backend_and_setting_name_the_nearest() -> None:
+    with pytest.raises(EngineError, match=r"found 'vlm'\. Did you mean 'vllm'"):
+        load_engine("anywhere", backend="vlm")
+    with pytest.raises(EngineError, match=r"found 'max_lora_rnk'\. Did you mean 'max_lora_rank'"):
+        load_engine("anywhere", max_lora_rnk=8)
+
+
+def test_model_that_cannot_be_loaded_is_named() -> None:
+    with pytest.raises(EngineError, match=r"transformers cannot load the model '\./nowhere'"):
+        load_engine("./nowhere", backend="transformers")
