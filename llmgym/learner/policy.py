@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -98,10 +99,12 @@ class Policy(nn.Module):
             LearnerError: a token id is outside of the vocabulary, or a prompt is too long.
         """
         for row in rows:
-            token = max(int(row.trunk_ids.max()), max(int(b.edge_ids.max(initial=0)) for b in row.branches))
-            if token >= self.vocab_size or int(row.trunk_ids.min()) < 0:
+            ids = np.concatenate([row.trunk_ids, *(branch.edge_ids for branch in row.branches)])
+            outside = ids[(ids < 0) | (ids >= self.vocab_size)]
+            if len(outside):
                 raise LearnerError(
-                    f"Expected token ids from 0 to {self.vocab_size - 1}, got {token} in turn {row.first_state}. "
+                    f"Expected token ids from 0 to {self.vocab_size - 1}, got {outside[0]} in turn {row.first_state} "
+                    "or after. "
                     "Tokenize with the tokenizer of the model that learns."
                 )
             if row.num_positions > self.max_positions:

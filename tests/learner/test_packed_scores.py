@@ -182,12 +182,19 @@ def test_an_architecture_that_packing_does_not_fit_is_refused(make_model: Callab
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
+        ("Qwen2ForCausalLM", {}),
+        ("Qwen3ForCausalLM", {"head_dim": 8}),
+        ("MistralForCausalLM", {"sliding_window": 64}),
+        ("GPTNeoXForCausalLM", {}),
+        ("OPTForCausalLM", {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.1}),
         ("CohereForCausalLM", {"logit_scale": 0.1}),
         ("GraniteForCausalLM", {"logits_scaling": 4.0}),
         ("Gemma2ForCausalLM", {"final_logit_softcapping": 5.0, "attn_logit_softcapping": None, "head_dim": 8}),
     ],
 )
-def test_models_that_change_their_logits_are_honoured(name: str, settings: dict[str, Any]) -> None:
+def test_architectures_that_differ_in_positions_logits_or_heads_are_scored_right(
+    name: str, settings: dict[str, Any]
+) -> None:
     import transformers
 
     config_class = getattr(transformers, name.replace("ForCausalLM", "Config"))

@@ -114,8 +114,10 @@ def test_encoder_decoders_are_refused() -> None:
 def test_token_ids_and_lengths_are_checked(make_model: Callable[[str], Any]) -> None:
     policy = Policy(load_model(make_model("llama")), {}, None)
     policy.check_rows(build_rows([np.full(128, 3, np.int32)], [((4,),)]))
-    with pytest.raises(LearnerError, match=r"Expected token ids from 0 to 63, got 64 in turn 0"):
+    with pytest.raises(LearnerError, match=r"Expected token ids from 0 to 63, got 64 in turn 0 or after"):
         policy.check_rows(build_rows([np.array([3], np.int32)], [((64,),)]))
+    with pytest.raises(LearnerError, match=r"Expected token ids from 0 to 63, got -1 in turn 0 or after"):
+        policy.check_rows(build_rows([np.array([3], np.int32)], [((5, -1),)]))
     with pytest.raises(LearnerError, match=r"Expected at most 128 tokens in a prompt with its action, got 129"):
         policy.check_rows(build_rows([np.full(128, 3, np.int32)], [((4, 5),)]))
 
