@@ -92,6 +92,8 @@ def test_ctrl_c_keeps_a_checkpoint_to_resume_from(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background jobs ignore SIGINT, and hand that down: a user's foreground command does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 300
     while not (run_dir / "checkpoints" / "update-000002").is_dir():
