@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from llmgym.errors import EnvError, did_you_mean
 
-__all__ = ["describe", "fixed_phrases"]
+__all__ = ["check_language", "describe", "fixed_phrases"]
 
 _SIDE = 7
 _AGENT = _SIDE * (_SIDE // 2) + _SIDE - 1
@@ -29,11 +29,16 @@ _RAYS = (range(_AGENT - 1, _AGENT - _SIDE, -1), range(_AGENT - _SIDE, -1, -_SIDE
 class _Grammar:
     """The words of a language. Nouns and colours stand at minigrid's index; the three sides are those of `_RAYS`.
 
-    carry, wall, thing and door are format strings; two_sides joins the places beside and ahead of the agent.
+    carry, wall, thing and door are format strings; two_sides joins the places beside and ahead of the agent. The
+    first of the articles is the one that the paper always takes; the second stands before a vowel in English, and
+    before the nouns of other_gender, with the colours in other_colors, in French.
     """
 
     nouns: tuple[str, ...]
     colors: tuple[str, ...]
+    other_gender: frozenset[str]
+    other_colors: tuple[str, ...]
+    articles: tuple[str, str]
     states: tuple[str, ...]
     sides: tuple[str, str, str]
     step: str
@@ -48,41 +53,46 @@ class _Grammar:
 _ENGLISH = _Grammar(
     nouns=("unseen", "empty", "wall", "floor", "door", "key", "ball", "box", "goal", "lava", "agent"),
     colors=("red", "green", "blue", "purple", "yellow", "grey"),
+    other_gender=frozenset(),
+    other_colors=(),
+    articles=("a", "an"),
     states=("open", "closed", "locked"),
     sides=("forward", "left", "right"),
     step="{} step {}",
     steps="{} steps {}",
-    carry="You carry a {color} {noun}",
+    carry="You carry {article} {color} {noun}",
     wall="You see a wall {place}",
-    thing="You see a {color} {noun} {place}",
-    door="You see a {state} {color} {noun} {place}",
+    thing="You see {article} {color} {noun} {place}",
+    door="You see {article} {state} {color} {noun} {place}",
     two_sides="{} and {}",
 )
 _FRENCH = _Grammar(
     nouns=("non visible", "vide", "mur", "sol", "porte", "clef", "balle", "boîte", "but", "lave", "agent"),
     colors=("rouge", "verte", "bleue", "violette", "jaune", "grise"),
+    other_gender=frozenset(("mur", "sol", "but", "agent")),
+    other_colors=("rouge", "vert", "bleu", "violet", "jaune", "gris"),
+    articles=("une", "un"),
     states=("ouverte", "fermée", "fermée à clef"),
     sides=("devant", "à gauche", "à droite"),
     step="{} pas {}",
     steps="{} pas {}",
-    carry="Tu portes une {noun} {color}",
+    carry="Tu portes {article} {noun} {color}",
     wall="Tu vois un mur à {place}",
-    thing="Tu vois une {noun} {color} {place}",
-    door="Tu vois une {noun} {color} {state} {place}",
+    thing="Tu vois {article} {noun} {color} {place}",
+    door="Tu vois {article} {noun} {color} {state} {place}",
     two_sides="{} et {}",
 )
 _GRAMMARS = {"english": _ENGLISH, "french": _FRENCH}
 
 
-def describe(image: npt.NDArray[np.uint8], language: str = "english") -> list[str]:
+def describe(image: npt.NDArray[np.uint8], language: str = "english", *, parity: bool = True) -> list[str]:
     """Say in sentences what an image shows: what is carried, the walls straight ahead, left and right, the objects.
-
-    The sentences are those of the paper's environment to the letter: "a open door" is one of them, and what is carried
-    has English words in the French ones.
 
     Args:
         image: uint8 (7, 7, 3); object, color and state of each cell of the agent's view, as minigrid observes it.
         language: "english" or "french".
+        parity: say it as the paper's environment, to the letter: "a open door" is said, and what is carried has English
+            words in the French sentences. Otherwise articles, genders and words are as they should be.
 
     Returns:
         Sentences in this order: carried object; wall ahead, left, right; objects by column, left to right, and inside a
@@ -93,14 +103,12 @@ def describe(image: npt.NDArray[np.uint8], language: str = "english") -> list[st
     """
     if not isinstance(image, np.ndarray) or image.shape != (_SIDE, _SIDE, 3) or image.dtype != np.uint8:
         raise EnvError(_wrong_image(image))
-    if language not in _GRAMMARS:
-        hint = did_you_mean(str(language), _GRAMMARS)
-        raise EnvError(f"Expected language to be one of {list(_GRAMMARS)}, got {language!r}.{hint} Choose one of them.")
+    check_language(language)
     symbols = image.tobytes()
     kinds = symbols[::3]
     sentences = []
     if kinds[_AGENT] in _CARRIED:
-        sentences.append(_carry_sentence(language, *symbols[3 * _AGENT : 3 * _AGENT + 2]))
+        sentences.append(_carry_sentence(language, parity, *symbols[3 * _AGENT : 3 * _AGENT + 2]))
     for side, ray in enumerate(_RAYS):
         for distance, cell in enumerate(ray, 1):
             if kinds[cell] > _EMPTY:
@@ -109,27 +117,42 @@ def describe(image: npt.NDArray[np.uint8], language: str = "english") -> list[st
                 break
     for cell, kind in enumerate(kinds):
         if kind > _WALL and cell != _AGENT:
-            sentences.append(_object_sentence(language, cell, *symbols[3 * cell : 3 * cell + 3]))
+            sentences.append(_object_sentence(language, parity, cell, *symbols[3 * cell : 3 * cell + 3]))
     return sentences
 
 
-def fixed_phrases(language: str = "english") -> tuple[str, ...]:
+def check_language(language: str) -> None:
+    """Refuse a language that there are no sentences in.
+
+    Raises:
+        EnvError: names the languages.
+    """
+    if language not in _GRAMMARS:
+        hint = did_you_mean(str(language), _GRAMMARS)
+        raise EnvError(f"Expected language to be one of {list(_GRAMMARS)}, got {language!r}.{hint} Choose one of them.")
+
+
+def fixed_phrases(language: str = "english", *, parity: bool = True) -> tuple[str, ...]:
     """Return what sentences joined by ", " are made of besides nouns, colours, states and numbers.
 
     >>> fixed_phrases()[:3]
     (' You carry a', ', You carry a', ' You see a')
     """
     grammar = _GRAMMARS[language]
-    starts = dict.fromkeys(text.split(" {")[0] for text in (grammar.carry, grammar.thing, grammar.door))
+    articles = grammar.articles[:1] if parity else grammar.articles
+    patterns = (grammar.carry, grammar.thing, grammar.door)
+    starts = dict.fromkeys(text.split(" {")[0] + " " + article for text in patterns for article in articles)
     places = [pattern.format("", side) for pattern in (grammar.step, grammar.steps) for side in grammar.sides]
     return tuple(dict.fromkeys([joint + start for start in starts for joint in (" ", ", ")] + places))
 
 
 @cache
-def _carry_sentence(language: str, kind: int, color: int) -> str:
+def _carry_sentence(language: str, parity: bool, kind: int, color: int) -> str:
     _check_symbols(kind, color, 0)
     # English words in every language, as in the paper's environment.
-    return _GRAMMARS[language].carry.format(noun=_ENGLISH.nouns[kind], color=_ENGLISH.colors[color])
+    words = _ENGLISH if parity else _GRAMMARS[language]
+    article = _GRAMMARS[language].articles[0]
+    return _GRAMMARS[language].carry.format(article=article, noun=words.nouns[kind], color=words.colors[color])
 
 
 @cache
@@ -139,15 +162,22 @@ def _wall_sentence(language: str, side: int, distance: int) -> str:
 
 
 @lru_cache(maxsize=8192)
-def _object_sentence(language: str, cell: int, kind: int, color: int, state: int) -> str:
+def _object_sentence(language: str, parity: bool, cell: int, kind: int, color: int, state: int) -> str:
     _check_symbols(kind, color, state if kind == _DOOR else 0)
     grammar = _GRAMMARS[language]
     right, ahead = cell // _SIDE - _AGENT // _SIDE, _AGENT % _SIDE - cell % _SIDE
     places = [_place(grammar, 2 if right > 0 else 1, abs(right))] if right else []
     places += [_place(grammar, 0, ahead)] if ahead else []
     place = grammar.two_sides.format(*places) if len(places) == 2 else places[0]
-    words = {"noun": grammar.nouns[kind], "color": grammar.colors[color], "place": place}
-    return grammar.door.format(state=grammar.states[state], **words) if kind == _DOOR else grammar.thing.format(**words)
+    noun, colors, article = grammar.nouns[kind], grammar.colors, grammar.articles[0]
+    if not parity and noun in grammar.other_gender:
+        colors, article = grammar.other_colors, grammar.articles[1]
+    if kind != _DOOR:
+        return grammar.thing.format(article=article, noun=noun, color=colors[color], place=place)
+    if not parity and grammar is _ENGLISH and grammar.states[state] == "open":
+        article = grammar.articles[1]
+    state_word = grammar.states[state]
+    return grammar.door.format(article=article, state=state_word, noun=noun, color=colors[color], place=place)
 
 
 def _place(grammar: _Grammar, side: int, distance: int) -> str:

@@ -1,8 +1,13 @@
-"""The levels of BabyAI that minigrid registers, by name. Loads no minigrid, so that registering them is cheap."""
+"""The levels of BabyAI by name: those that minigrid registers, and those of the GLAM paper that it lacks.
+
+Loads no minigrid, so that registering them is cheap.
+"""
 
 from __future__ import annotations
 
-__all__ = ["LEVELS"]
+from collections.abc import Mapping
+
+__all__ = ["KINDS", "LEVELS", "PAPER_LEVELS"]
 
 LEVELS: tuple[str, ...] = tuple(
     """
@@ -25,3 +30,26 @@ LEVELS: tuple[str, ...] = tuple(
     """.split()  # noqa: SIM905
 )
 """Name and version of each level, as in minigrid's id ``BabyAI-<name>-v<version>`` (a test compares them)."""
+
+KINDS = ("goto", "pickup", "open", "putnext", "pick_up_seq_go_to")
+"""The five kinds of mission that MixedTrainLocal and MixedTestLocal draw from, each as likely."""
+
+_MIXED = "llmgym.envs.babyai.mixed_level:MixedLevel"
+_SEQUENCE = "llmgym.envs.babyai.sequence_level:SequenceLevel"
+_COLORED = "llmgym.envs.babyai.colored_level:ColoredLevel"
+_GO_TO = "BabyAI-GoToLocal-v0"
+
+PAPER_LEVELS: Mapping[str, Mapping[str, str | int | bool]] = {
+    "MixedTrainLocal-v0": {"level": _MIXED},
+    "MixedTestLocal-v0": {"level": _MIXED, "held_out": True},
+    "MixedTrainLocalFrench-v0": {"level": _MIXED, "language": "french"},
+    "PickUpSeqGoToLocal-v0": {"level": _SEQUENCE, "order": "either", "second": "go to"},
+    "PickUpThenGoToLocal-v0": {"level": _SEQUENCE, "order": "then", "second": "go to"},
+    "GoToAfterPickUpLocal-v0": {"level": _SEQUENCE, "order": "after", "second": "go to"},
+    "PickUpSeqPickUpLocal-v0": {"level": _SEQUENCE, "order": "either", "second": "pick up"},
+    "PickupLocal-v0": {"level": _COLORED, "action": "pickup"},
+    "UnlockMedium-v0": {"level": _COLORED, "action": "open", "num_cols": 2, "locked_room_prob": 1},
+    "GoToLocalS8N16-v0": {"level": _GO_TO, "num_dists": 16},
+    "GoToFrench-v0": {"level": _GO_TO, "language": "french"},
+}
+"""Name and version of each level of the paper that minigrid lacks, and the settings that make it (see `make`)."""

@@ -8,11 +8,15 @@ from typing import Any, SupportsFloat
 import gymnasium
 import minigrid  # noqa: F401  (registers the levels)
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Dict, Discrete
 from minigrid.core.roomgrid import RoomGrid
 from minigrid.envs.babyai.core.roomgrid_level import RejectSampling, RoomGridLevel
 
-from llmgym.envs.babyai.grammar import describe, fixed_phrases
+from llmgym.envs.babyai.grammar import check_language, describe, fixed_phrases
+from llmgym.envs.babyai.mission_grammar import translate_mission
+from llmgym.envs.babyai.mixed_level import MixedLevel
+from llmgym.envs.babyai.reachability import check_objs_reachable
 from llmgym.errors import EnvError
 from llmgym.text.space import UnicodeText
 
@@ -23,18 +27,36 @@ ACTIONS = ("turn left", "turn right", "go forward", "pick up", "drop", "toggle")
 
 _MAX_TEXT_LENGTH = 4096
 _MAX_MISSION_LENGTH = 1024
-_MAX_DRAWS = 1000
-"""Draws of a mission that may be rejected in a row; 26 were the most in 100 seeds of each level of minigrid."""
+_MAX_DRAWS = 100_000
+"""Draws of a mission that may be rejected in a row: 26 in the usual levels, hundreds with 16 objects in a room."""
 
 
-def make(level: str, **settings: Any) -> TextLevel:
+def make(level: str, *, language: str = "english", parity: bool = True, **settings: Any) -> TextLevel:
     """Make the text environment of a level.
 
+    With parity, which is what papers report, it is the environment of the GLAM paper (Carta et al. 2023) with all its
+    quirks: "a open door" is said, French sentences keep the English mission and the English name of what is carried,
+    and MixedTrainLocal and its like draw one of their five kinds when the first episode begins, from that episode's
+    seed, and keep it. Without, all is said as it should be, and every episode draws its kind, from its own seed.
+
     Args:
-        level: minigrid's id of it, such as "BabyAI-GoToLocal-v0".
-        settings: what the level takes, such as max_steps, num_dists or render_mode.
+        level: minigrid's id of it, such as "BabyAI-GoToLocal-v0", or ``module:class`` of one of ours.
+        language: of the sentences, "english" or "french".
+        parity: keep the quirks of the paper's environment.
+        settings: what the level takes, such as max_steps, num_dists, render_mode, or kind where it has kinds.
+
+    Raises:
+        EnvError: there is no such language or kind.
     """
-    return TextLevel(gymnasium.make(level, disable_env_checker=True, **settings).unwrapped)
+    check_language(language)
+    if level in gymnasium.registry:
+        inner = gymnasium.make(level, disable_env_checker=True, **settings).unwrapped
+    else:
+        creator: Any = load_env_creator(level)
+        if creator is MixedLevel:
+            settings["redraws_kind"] = not parity
+        inner = creator(**settings)
+    return TextLevel(inner, language=language, parity=parity)
 
 
 # gymnasium.make asks an entry point for its render modes, to collect frames where the mode ends in "_list".
@@ -44,14 +66,21 @@ make.__dict__["metadata"] = RoomGridLevel.metadata
 class TextLevel(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Show a level as text. The observation's text is its sentences joined by ", "; info holds them apart.
 
-    ``info["actions"]`` is always `ACTIONS`; ``info["descriptions"]`` is the tuple of sentences.
+    ``info["actions"]`` is always `ACTIONS`; ``info["descriptions"]`` is the tuple of sentences; where the level has
+    kinds of missions, ``info["kind"]`` is that of the episode.
 
     Attributes:
         phrases: fixed wordings of the texts; a tokenizer made for this environment has a token for each.
+        mission_language: what missions are told in; the paper's environment tells them in English always.
     """
 
-    def __init__(self, level: gymnasium.Env[Any, Any]) -> None:
+    def __init__(self, level: gymnasium.Env[Any, Any], *, language: str = "english", parity: bool = True) -> None:
         """Wrap a level of minigrid; from then on it generates its missions without printing.
+
+        Args:
+            level: a level of BabyAI.
+            language: of the sentences.
+            parity: say everything as the paper's environment does (see `describe` and `make`).
 
         Raises:
             EnvError: it is no level of BabyAI.
@@ -61,8 +90,12 @@ class TextLevel(gymnasium.Wrapper[Any, Any, Any, Any]):
                 f"Expected a BabyAI level of minigrid, got {level}. Wrap other environments in llmgym.text.TextEnv."
             )
         super().__init__(level)
-        self.phrases = fixed_phrases()
+        self.phrases = fixed_phrases(language, parity=parity)
+        self._language = language
+        self._parity = parity
+        self.mission_language = "english" if parity else language
         level._gen_grid = partial(_generate, level)
+        level.check_objs_reachable = partial(check_objs_reachable, level)
         self.observation_space = Dict(
             {"mission": UnicodeText(_MAX_MISSION_LENGTH), "text": UnicodeText(_MAX_TEXT_LENGTH)}
         )
@@ -81,7 +114,7 @@ class TextLevel(gymnasium.Wrapper[Any, Any, Any, Any]):
         if level.carrying is not None:
             # PutNext...Carrying puts the object into the hands after it made the observation.
             observation = level.gen_obs()
-        return _read(observation, info)
+        return self._read(observation, info)
 
     def step(self, action: Any) -> tuple[dict[str, str], SupportsFloat, bool, bool, dict[str, Any]]:
         """Take an action, an index into `ACTIONS`.
@@ -95,14 +128,16 @@ class TextLevel(gymnasium.Wrapper[Any, Any, Any, Any]):
                 f"in {ACTIONS}."
             )
         observation, reward, terminated, truncated, info = self.env.step(int(action))
-        texts, info = _read(observation, info)
+        texts, info = self._read(observation, info)
         return texts, reward, terminated, truncated, info
 
-
-def _read(observation: dict[str, Any], info: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
-    sentences = describe(observation["image"])
-    texts = {"mission": observation["mission"], "text": ", ".join(sentences)}
-    return texts, {**info, "actions": ACTIONS, "descriptions": tuple(sentences)}
+    def _read(self, observation: dict[str, Any], info: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+        sentences = describe(observation["image"], self._language, parity=self._parity)
+        mission = translate_mission(observation["mission"], self.mission_language)
+        told = {**info, "actions": ACTIONS, "descriptions": tuple(sentences)}
+        if isinstance(self.env, MixedLevel):
+            told["kind"] = self.env.kind
+        return {"mission": mission, "text": ", ".join(sentences)}, told
 
 
 def _generate(level: Any, width: int, height: int) -> None:

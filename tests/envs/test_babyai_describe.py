@@ -46,10 +46,8 @@ def test_sentences_of_hand_built_rooms_are_those_of_the_paper(case: dict[str, An
 
 @pytest.mark.parametrize("instance", INSTANCES, ids=[f"{i['level']}-{i['seed']}" for i in INSTANCES])
 def test_seeded_instances_are_those_of_the_paper(instance: dict[str, Any]) -> None:
-    name, settings = instance["level"], {}
-    if name == "GoToLocalS8N16":
-        name, settings = "GoToLocal", {"num_dists": 16}
-    env = gymnasium.make(f"llmgym/BabyAI-{name}-v0", **settings)
+    settings = {name: instance[name] for name in ("kind", "num_dists") if instance.get(name) is not None}
+    env = gymnasium.make(f"llmgym/BabyAI-{instance['level']}-v0", **settings)
     observation, info = env.reset(seed=instance["seed"])
     level: Any = env.unwrapped
     assert observation == {"mission": instance["mission"], "text": ", ".join(instance["desc"])}
@@ -62,7 +60,11 @@ def test_seeded_instances_are_those_of_the_paper(instance: dict[str, Any]) -> No
 
 def objects(grid: Grid) -> list[str]:
     cells = [(x, y, grid.get(x, y)) for y in range(grid.height) for x in range(grid.width)]
-    return [f"{cell.color} {cell.type}@({x},{y})" for x, y, cell in cells if cell and cell.type != "wall"]
+    return [f"{cell.color} {cell.type}{lock(cell)}@({x},{y})" for x, y, cell in cells if cell and cell.type != "wall"]
+
+
+def lock(cell: Any) -> str:
+    return ":locked" if cell.type == "door" and cell.is_locked else ""
 
 
 def blank() -> np.ndarray:

@@ -5,9 +5,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from minigrid.core.world_object import Ball
+from minigrid.envs.babyai.core.roomgrid_level import RejectSampling, RoomGridLevel
 
 import llmgym  # noqa: F401
 from llmgym.envs.babyai import LEVELS, describe, text_level
+from llmgym.envs.babyai.reachability import check_objs_reachable
 from llmgym.envs.babyai.text_level import TextLevel
 from llmgym.errors import EnvError
 
@@ -28,6 +31,23 @@ def test_seeds_draw_the_episodes_of_minigrid(level: str, capfd: pytest.CaptureFi
         assert ours.mission == ours.surface == theirs.mission == theirs.surface == observation["mission"]
         assert ours.np_random.bit_generator.state == theirs.np_random.bit_generator.state
     capfd.readouterr()
+
+
+def test_what_is_out_of_reach_is_what_minigrid_finds_out_of_reach() -> None:
+    env: Any = gymnasium.make("llmgym/BabyAI-UnlockMedium-v0", num_dists=6).unwrapped
+    found = []
+    for seed in range(40):
+        env.reset(seed=seed)
+        for _ in range(seed):
+            x, y = env.np_random.integers(1, env.width - 1), env.np_random.integers(1, env.height - 1)
+            if (x, y) != tuple(env.agent_pos) and env.grid.get(x, y) is None:
+                env.put_obj(Ball("red"), int(x), int(y))
+        found.append(check_objs_reachable(env, raise_exc=False))
+        assert found[-1] == RoomGridLevel.check_objs_reachable(env, raise_exc=False)
+        if not found[-1]:
+            with pytest.raises(RejectSampling, match="out of reach"):
+                check_objs_reachable(env)
+    assert 5 < sum(found) < 35
 
 
 def test_reward_falls_with_the_steps_taken() -> None:
@@ -113,8 +133,9 @@ def test_the_fullest_view_fits_into_the_observation() -> None:
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))], ids=["copy", "pickle"])
-def test_a_copy_goes_on_where_the_original_is(copied: Any) -> None:
-    env = gymnasium.make("llmgym/BabyAI-BossLevel-v0")
+@pytest.mark.parametrize("level", ["BossLevel", "MixedTrainLocal"])
+def test_a_copy_goes_on_where_the_original_is(level: str, copied: Any) -> None:
+    env = gymnasium.make(f"llmgym/BabyAI-{level}-v0", parity=False)
     env.reset(seed=0)
     twin = copied(env)
     assert [twin.step(2)[0], twin.reset()[0]] == [env.step(2)[0], env.reset()[0]]

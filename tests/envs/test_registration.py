@@ -6,7 +6,7 @@ import minigrid
 import pytest
 
 import llmgym  # noqa: F401
-from llmgym.envs.babyai import LEVELS
+from llmgym.envs.babyai import LEVELS, PAPER_LEVELS
 
 HEAVY = ("torch", "vllm", "transformers", "minigrid")
 
@@ -24,7 +24,7 @@ def test_ids_are_registered_in_either_import_order_and_nothing_heavy_is_loaded(i
         "print(sum(name.startswith('llmgym/BabyAI-') for name in gymnasium.registry))\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
-    assert run(script).split("\n")[:2] == [str(len(LEVELS)), "[]"]
+    assert run(script).split("\n")[:2] == [str(len(LEVELS) + len(PAPER_LEVELS)), "[]"]
 
 
 def test_gymnasium_finds_an_id_by_its_module_prefix_and_making_it_prints_nothing() -> None:
@@ -36,6 +36,7 @@ def test_the_levels_are_those_of_minigrid() -> None:
     prefix = "BabyAI-"
     registered = [name.removeprefix(prefix) for name in gymnasium.registry if name.startswith(prefix)]
     assert sorted(LEVELS) == sorted(registered), f"minigrid {minigrid.__version__} has other levels"
+    assert not set(LEVELS) & set(PAPER_LEVELS)
 
 
 def test_an_id_that_is_nearly_right_is_suggested() -> None:

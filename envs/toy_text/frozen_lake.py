@@ -1,0 +1,55 @@
+"""FrozenLake in words: the tile that the agent stands on, and what lies around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gymnasium
+from gymnasium.envs.toy_text.frozen_lake import MAPS
+
+from llmgym.errors import EnvError
+from llmgym.text.text_env import TextEnv
+
+__all__ = ["make"]
+
+_TILES = {"S": "the start", "F": "ice", "H": "a hole", "G": "the goal"}
+_MOVES = {"left": (0, -1), "down": (1, 0), "right": (0, 1), "up": (-1, 0)}
+
+
+def make(*, is_slippery: bool = True, map_name: str = "4x4", render_mode: str | None = None) -> TextEnv:
+    """Make a frozen lake.
+
+    Args:
+        is_slippery: whether a step goes in its direction only one time in three, and sideways else.
+        map_name: "4x4" or "8x8".
+        render_mode: of Gymnasium's environment.
+
+    Raises:
+        EnvError: there is no such map.
+    """
+    if map_name not in MAPS:
+        raise EnvError(f"Expected map_name to be one of {', '.join(MAPS)}, got {map_name!r}.")
+    lake = gymnasium.make(
+        "FrozenLake-v1", is_slippery=is_slippery, map_name=map_name, render_mode=render_mode, disable_env_checker=True
+    ).unwrapped
+    tiles = tuple(MAPS[map_name])
+    ice = " The ice is slippery." if is_slippery else ""
+    mission = f"reach the goal in row {len(tiles)}, column {len(tiles[0])} without falling into a hole.{ice}"
+    return TextEnv(lake, _Lake(tiles), tuple(f"go {name}" for name in _MOVES), mission=mission)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lake:
+    """Describe a place on a lake; lakes of the same tiles are equal, which Gymnasium asks of what is made again."""
+
+    tiles: tuple[str, ...]
+
+    def __call__(self, cell: int) -> str:
+        row, column = divmod(int(cell), len(self.tiles[0]))
+        sights = [f"You stand on {_TILES[self.tiles[row][column]]} in row {row + 1}, column {column + 1}"]
+        sights += [f"{name}: {self._tile(row + down, column + right)}" for name, (down, right) in _MOVES.items()]
+        return ", ".join(sights)
+
+    def _tile(self, row: int, column: int) -> str:
+        is_inside = 0 <= row < len(self.tiles) and 0 <= column < len(self.tiles[0])
+        return _TILES[self.tiles[row][column]] if is_inside else "the shore"
