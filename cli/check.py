@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 __all__ = [
     "Check",
+    "Status",
     "check_devices",
     "check_engine",
     "check_folder",

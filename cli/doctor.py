@@ -4,28 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmgym.cli.console import make_console
-from llmgym.cli.quiet import quiet_libraries
+from llmgym.cli.quiet import captured_output, quiet_libraries
 
 if TYPE_CHECKING:
-    from llmgym.cli.check import Check
+    from llmgym.cli.check import Check, Status
 
 __all__ = ["doctor", "print_checks"]
 
 MARKS = {"ok": "[green]✓[/green]", "note": "[yellow]•[/yellow]", "missing": "[red]✗[/red]"}
 
 
-def doctor() -> None:
+def doctor(
+    gpu: Annotated[bool, typer.Option("--gpu", help="Check instead that engine and learner work on the GPUs.")] = False,
+) -> None:
     """Look at this machine, and tell what is missing.
 
     Shows versions and devices, and the command that helps. Exits with 1 if something that is needed is missing.
     """
     quiet_libraries()
-    checks = list(_all_checks())
+    if gpu and not _gpu_names():
+        make_console().print(
+            "[red]No GPU that torch sees[/red]: there is nothing to check. [bold]llmgym doctor[/bold] tells more."
+        )
+        raise typer.Exit(1)
+    checks = _gpu_checks() if gpu else list(_all_checks())
     print_checks(checks)
     if any(check.status == "missing" for check in checks):
         raise typer.Exit(1)
@@ -71,6 +78,25 @@ def _all_checks() -> Iterator[Check]:
     yield check_model_package()
     yield from check_devices(_gpu_names())
     yield check_folder(Path.cwd())
+
+
+def _gpu_checks() -> list[Check]:
+    """Run everything that only GPUs can show: minutes, in processes of their own."""
+    from llmgym.cli.check import Check
+    from llmgym.run.gpu_checks import GPU_CHECKS, run_check
+
+    checks = []
+    with captured_output() as terminal:
+        console = make_console(terminal)
+        for check in GPU_CHECKS:
+            with console.status(f"{check.__name__.replace('_', ' ')} ..."):
+                for outcome in run_check(check):
+                    status: Status = "ok" if outcome.is_passed else "missing"
+                    fix = (
+                        "" if outcome.is_passed else "report it, with this table: what llmgym needs does not work here"
+                    )
+                    checks.append(Check(outcome.name, status, outcome.found, fix))
+    return checks
 
 
 def _gpu_names() -> list[str]:

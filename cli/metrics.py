@@ -9,6 +9,7 @@ __all__ = ["percent", "shown_metrics", "sparkline"]
 _FORMS = {
     "success": ("success", "{:.1%}"),
     "return": ("return", "{:.3f}"),
+    "unparsed": ("unparsed", "{:.1%}"),
     "env_steps_per_second": ("env steps/s", "{:,.0f}"),
     "env_steps": ("env steps", "{:,.0f}"),
     "loss": ("loss", "{:.4f}"),

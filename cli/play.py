@@ -62,8 +62,8 @@ def play(
         _print_step(console, step)
         total += step.reward
         if film is not None:
-            chosen = step.actions[step.chosen]
-            film.add(step.frame, f"{step.turn + 1}. {chosen} ({percent(step.probabilities[step.chosen])})")
+            share = f" ({percent(step.probabilities[step.chosen])})" if step.probabilities else ""
+            film.add(step.frame, f"{step.turn + 1}. {step.actions[step.chosen]}{share}")
         time.sleep(delay)
     if step is not None:
         _print_ending(step, total)
@@ -72,13 +72,29 @@ def play(
 
 
 def _print_step(console: Console, step: PlayStep) -> None:
-    """Print what was seen, and a bar for every action, the chosen one marked."""
+    """Print what was seen, what was said, and the action: among bars for all of them, where each has a probability."""
     from rich.markup import escape
     from rich.padding import Padding
-    from rich.table import Table
 
     console.print(f"\n[dim]turn {step.turn + 1}[/dim]")
     console.print(Padding(escape(step.text), (0, 0, 0, 2)))
+    if step.said:
+        console.print(Padding(f"[italic]{escape(step.said.strip())}[/italic]", (0, 0, 0, 2)))
+    if step.probabilities:
+        _print_bars(console, step)
+    else:
+        console.print(f" [bold green]▸ {escape(step.actions[step.chosen])}[/bold green]")
+        if not step.is_parsed:
+            console.print("   [yellow]the answer names no action: this is the fallback[/yellow]")
+    if step.reward != 0:
+        console.print(f"  [yellow]reward {step.reward:.3f}[/yellow]")
+
+
+def _print_bars(console: Console, step: PlayStep) -> None:
+    """Print a bar for every action, the chosen one marked."""
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table.grid(padding=(0, 1))
     table.add_column(width=2)
     table.add_column(overflow="fold")
@@ -100,8 +116,6 @@ def _print_step(console: Console, step: PlayStep) -> None:
     console.print(table)
     if len(step.actions) > len(shown):
         console.print(f"[dim]   and {len(step.actions) - len(shown)} less probable ones[/dim]")
-    if step.reward != 0:
-        console.print(f"  [yellow]reward {step.reward:.3f}[/yellow]")
 
 
 def _print_ending(step: PlayStep, total: float) -> None:

@@ -11,14 +11,23 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from llmgym.errors import EngineError
 from llmgym.types import Acting, FloatArray, TokenIds
 
-__all__ = ["Trie", "action_logprobs", "build_trie", "close_prefixes", "sequence_logprobs"]
+__all__ = [
+    "Trie",
+    "action_logprobs",
+    "build_trie",
+    "close_prefixes",
+    "constrained_logprobs",
+    "log_softmax",
+    "sequence_logprobs",
+]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Trie:
     """The prefix tree of a list of candidates. Node 0 is the end of the context; every other node is one token.
 
@@ -27,12 +36,16 @@ class Trie:
         parents: parent node of each node, always smaller than the node itself; -1 for node 0.
         children: child nodes of each node, in the order they were first met.
         paths: for each candidate the nodes of its tokens, in order.
+        path_nodes: int64 (sum of the paths' lengths,); all paths, one behind the other.
+        path_starts: int64 (num_candidates,); where each begins in `path_nodes`.
     """
 
     tokens: tuple[int, ...]
     parents: tuple[int, ...]
     children: tuple[tuple[int, ...], ...]
     paths: tuple[tuple[int, ...], ...]
+    path_nodes: npt.NDArray[np.int64]
+    path_starts: npt.NDArray[np.int64]
 
     @property
     def inner_nodes(self) -> tuple[int, ...]:
@@ -80,7 +93,11 @@ def build_trie(candidate_ids: tuple[TokenIds, ...]) -> Trie:
             node = child
             path.append(node)
         paths.append(tuple(path))
-    return Trie(tuple(tokens), tuple(parents), tuple(tuple(c.values()) for c in children), tuple(paths))
+    path_starts = np.cumsum([0, *map(len, paths[:-1])])
+    path_nodes = np.array([node for path in paths for node in path], dtype=np.int64)
+    return Trie(
+        tuple(tokens), tuple(parents), tuple(tuple(c.values()) for c in children), tuple(paths), path_nodes, path_starts
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -98,9 +115,10 @@ def close_prefixes(candidate_ids: tuple[TokenIds, ...], eos_token_id: int | None
             f"Expected distinct candidates to sample token by token, but {candidate_ids.count(twice)} have the "
             f"token ids {list(twice)}. Remove the duplicates, or use how='score'."
         )
+    proper_prefixes = {other[:length] for other in candidate_ids for length in range(1, len(other))}
     closed = []
     for candidate in candidate_ids:
-        is_prefix = any(len(other) > len(candidate) and other[: len(candidate)] == candidate for other in candidate_ids)
+        is_prefix = candidate in proper_prefixes
         if is_prefix and eos_token_id is None:
             raise EngineError(
                 f"Candidate with token ids {list(candidate)} is a prefix of another, and the tokenizer has no "
@@ -120,9 +138,9 @@ def sequence_logprobs(trie: Trie, node_logprobs: FloatArray, normalize: str = "s
     Returns:
         float32 (num_candidates,).
     """
-    totals = np.array([node_logprobs[list(path)].sum(dtype=np.float64) for path in trie.paths])
+    totals = np.add.reduceat(node_logprobs[trie.path_nodes], trie.path_starts, dtype=np.float64)
     if normalize == "mean":
-        totals /= np.array([len(path) for path in trie.paths])
+        totals /= np.diff(trie.path_starts, append=len(trie.path_nodes))
     return totals.astype(np.float32)
 
 
@@ -144,13 +162,32 @@ def action_logprobs(trie: Trie, node_logprobs: FloatArray, acting: Acting) -> Fl
         renormalised = np.zeros(len(trie.tokens))
         for node in trie.inner_nodes:
             children = list(trie.children[node])
-            renormalised[children] = _log_softmax(node_logprobs[children], acting.temperature)
+            renormalised[children] = log_softmax(node_logprobs[children], acting.temperature)
         return np.array([renormalised[list(path)].sum() for path in trie.paths], dtype=np.float32)
     scores = sequence_logprobs(trie, node_logprobs, acting.normalize)
-    return _log_softmax(scores, acting.temperature).astype(np.float32)
+    return log_softmax(scores, acting.temperature).astype(np.float32)
 
 
-def _log_softmax(
+def constrained_logprobs(
+    candidate_ids: tuple[TokenIds, ...], token_logprobs: Sequence[FloatArray], temperature: float
+) -> FloatArray:
+    """Return the log-probability of every candidate when it is sampled token by token among them.
+
+    Args:
+        candidate_ids: after `close_prefixes`.
+        token_logprobs: float32 (num_tokens,) a candidate: of each of its tokens, given those before it.
+
+    Returns:
+        float32 (num_candidates,); sums to 1 after exp.
+    """
+    trie = build_trie(candidate_ids)
+    node_logprobs = np.full(len(trie.tokens), np.nan, dtype=np.float32)
+    for path, logprobs in zip(trie.paths, token_logprobs, strict=True):
+        node_logprobs[list(path)] = logprobs
+    return action_logprobs(trie, node_logprobs, Acting("constrained", temperature=temperature))
+
+
+def log_softmax(
     scores: Sequence[float] | FloatArray, temperature: float
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Softmax at a temperature, in float64; at 0, all mass on the first best score."""

@@ -27,10 +27,13 @@ class CollectSettings:
     Attributes:
         num_envs: environments stepped together.
         steps_per_update: steps of every environment between two updates; unfinished episodes go on in the next.
+        barrier: whether environments wait for each other at every step. Without, each steps as soon as its action is
+            there: faster where answers differ in length, with the same outcome.
     """
 
     num_envs: int = 32
     steps_per_update: int = 32
+    barrier: bool = True
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,12 @@ class RunConfig:
                 f"Expected acting.temperature above 0, found {self.acting.temperature}: a policy that learns must "
                 "sample. Set evaluation.temperature=0 to measure its best actions."
             )
+        _at_least("acting.max_new_tokens", self.acting.max_new_tokens, 1)
+        if self.acting.normalize == "none":
+            raise ConfigError(
+                "Expected acting.normalize to be sum or mean, found none, which gives no distribution over actions. "
+                "Set acting.normalize=sum."
+            )
         if self.tiny.hidden_size % (32 * self.tiny.num_heads):
             # The attention of vLLM on a CPU works on heads of such widths.
             raise ConfigError(
@@ -132,6 +141,7 @@ class RunConfig:
                 f"Expected engine.max_lora_rank of at least learner.lora.rank ({lora.rank}), found "
                 f"{self.engine.max_lora_rank}. Set engine.max_lora_rank={lora.rank}."
             )
+        _check_4bit(self.learner, self.engine, self.backend)
 
 
 @dataclass(frozen=True)
@@ -176,6 +186,21 @@ def load_config(recipe: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     data: dict[str, Any] = apply_overrides(read_toml(recipe), overrides)
     return from_dict(RunConfig, data)
+
+
+def _check_4bit(learner: LearnerSettings, engine: EngineSettings, backend: Backend) -> None:
+    """Refuse weights of 4 bits that cannot be learned on, or that would make two policies of one."""
+    if learner.load_in_4bit and learner.lora is None:
+        raise ConfigError(
+            "Expected learner.lora where learner.load_in_4bit=true: weights of 4 bits have no gradient of their own. "
+            "Set learner.lora.rank=16, or leave load_in_4bit out."
+        )
+    if engine.load_in_4bit and not (learner.load_in_4bit and backend == "transformers"):
+        raise ConfigError(
+            "Expected engine.load_in_4bit only with learner.load_in_4bit=true and backend='transformers', found "
+            f"learner.load_in_4bit={str(learner.load_in_4bit).lower()} and backend={backend!r}. Leave it out: the "
+            "engine then serves the plain weights that the learner's stand for."
+        )
 
 
 def _at_least(name: str, value: int, least: int) -> None:

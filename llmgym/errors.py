@@ -10,6 +10,7 @@ __all__ = [
     "ConfigError",
     "EngineError",
     "EnvError",
+    "HostError",
     "LLMGymError",
     "LearnerError",
     "PromptError",
@@ -41,6 +42,10 @@ class ActionParseError(LLMGymError):
 
 class EngineError(LLMGymError):
     """An engine cannot start, or cannot answer a request."""
+
+
+class HostError(LLMGymError):
+    """A hosted model cannot be loaded or asked this way, or one of its worker processes is gone."""
 
 
 class LearnerError(LLMGymError):

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+
+from llmgym.records import (
+    Acting,
+    Batch,
+    Choice,
+    FloatArray,
+    Generation,
+    How,
+    Normalize,
+    Scores,
+    TokenIds,
+    Trajectory,
+    Turn,
+)
 
 __all__ = [
     "Acting",
@@ -20,19 +33,20 @@ __all__ = [
     "How",
     "NamedTensors",
     "Normalize",
+    "Parser",
     "Scores",
     "TokenIds",
+    "Tokenization",
     "Tokenizer",
     "Trajectory",
     "Turn",
 ]
 
-TokenIds = tuple[int, ...]
-FloatArray = npt.NDArray[np.float32]
 Context = str | Sequence[int] | npt.NDArray[np.int32]
 """A text, or its token ids."""
-Normalize = Literal["sum", "mean", "none"]
-How = Literal["score", "constrained"]
+Parser = Callable[[str, Sequence[str]], int | None]
+"""From (answer, actions) to the index of the action that the answer names, or None where it names none."""
+Tokenization = Literal["separate", "joint"]
 NamedTensors = Iterable[tuple[str, Any]]
 """Pairs of parameter name (as the Hugging Face model names it) and torch tensor."""
 
@@ -49,134 +63,6 @@ class Tokenizer(Protocol):
     def decode(self, token_ids: Any, *, skip_special_tokens: bool = False) -> str:
         """Return the text of token ids."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Acting:
-    """How an action is drawn from a model's log-probabilities: the behaviour policy, in three numbers.
-
-    The engine that samples and the learner that recomputes both take this record, so that they cannot differ.
-
-    Attributes:
-        how: "score" is the softmax over the candidates' sequence log-probabilities; "constrained" goes token by
-            token along the trie of the candidates, renormalised at each node.
-        normalize: for "score", whether a candidate's log-probability is the "sum" or the "mean" over its tokens.
-        temperature: divides the log-probabilities before the softmax; 0 takes the best candidate.
-    """
-
-    how: How = "score"
-    normalize: Normalize = "sum"
-    temperature: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One action taken among candidates.
-
-    Attributes:
-        index: position of the action among the candidates.
-        logprob: its log-probability under the distribution it was drawn from (the behaviour log-probability).
-        logprobs: float32 (num_candidates,); log-probability of every candidate under that distribution.
-        candidate_ids: token ids of every candidate, as they were scored.
-        policy_version: version of the weights that answered.
-    """
-
-    index: int
-    logprob: float
-    logprobs: FloatArray
-    candidate_ids: tuple[TokenIds, ...]
-    policy_version: int
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """One sampled answer.
-
-    Attributes:
-        text: the answer without the stop string that ended it.
-        token_ids: what was sampled, the end-of-sequence token included if it was sampled.
-        logprobs: float32 (num_tokens,); log-probability of each sampled token after temperature.
-        finish_reason: "stop" (end of sequence or a stop string) or "length" (max_new_tokens).
-        policy_version: version of the weights that answered.
-    """
-
-    text: str
-    token_ids: TokenIds
-    logprobs: FloatArray
-    finish_reason: Literal["stop", "length"]
-    policy_version: int
-
-
-class Scores(list[Any]):
-    """Log-probabilities of candidates, one entry a context, with the policy version that gave them.
-
-    Each entry is a float32 array (num_candidates,), or, with ``normalize="none"``, a list of float32 arrays
-    (num_tokens,), one a candidate.
-    """
-
-    def __init__(self, entries: Iterable[Any], policy_version: int) -> None:
-        super().__init__(entries)
-        self.policy_version = policy_version
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Turn:
-    """One decision of the agent, and what the environment made of it.
-
-    Attributes:
-        prompt_ids: int32 (num_tokens,); what the model saw.
-        candidate_ids: token ids of every candidate, as they were scored.
-        action: index of the candidate taken.
-        logprob: behaviour log-probability of the action.
-        reward: reward of the step that followed (unscaled, as the environment gave it).
-        terminated: whether the step ended the episode by the rules of the environment.
-        truncated: whether the step ended the episode by a limit outside of them.
-        policy_version: version of the weights that chose.
-    """
-
-    prompt_ids: npt.NDArray[np.int32]
-    candidate_ids: tuple[TokenIds, ...]
-    action: int
-    logprob: float
-    reward: float
-    terminated: bool
-    truncated: bool
-    policy_version: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Trajectory:
-    """A stretch of one episode: consecutive turns, to the episode's end or to where collection stopped.
-
-    Attributes:
-        turns: at least one turn; only the last may be terminated or truncated.
-        final_prompt_ids: int32 (num_tokens,); the prompt of the state after the last turn, from whose value the
-            return is bootstrapped. None where the last turn terminated the episode.
-        env_index: which environment of the vector.
-        seed: what the episode was reset with.
-    """
-
-    turns: tuple[Turn, ...]
-    final_prompt_ids: npt.NDArray[np.int32] | None
-    env_index: int = 0
-    seed: int | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """What the learner learns from: turns in the order they were taken, trajectory after trajectory.
-
-    Attributes:
-        turns: num_turns turns.
-        advantages: float32 (num_turns,).
-        returns: float32 (num_turns,); regression target of the value head.
-        values: float32 (num_turns,); the value head's prediction when the batch was made.
-    """
-
-    turns: tuple[Turn, ...]
-    advantages: FloatArray
-    returns: FloatArray
-    values: FloatArray
 
 
 @runtime_checkable
@@ -197,11 +83,24 @@ class Engine(Protocol):
         contexts: Sequence[Context],
         candidates: Sequence[Sequence[Context]],
         normalize: Normalize = "sum",
+        *,
+        ends_candidates: bool = False,
+        tokenization: Tokenization = "separate",
+        adapter: str = "policy",
     ) -> Scores:
         """Return log P(candidate | context) of every candidate of every context.
 
+        Args:
+            normalize: "sum" or "mean" over a candidate's tokens, or "none" for the tokens' own.
+            ends_candidates: count the end of the sequence behind a candidate as its last token.
+            tokenization: "separate" tokenizes context and candidate apart; "joint" tokenizes their texts together,
+                and scores whatever follows the tokens that the context shares with all of its joint texts.
+            adapter: who answers: "policy" (what the learner published last), "base" (no adapter), or a name given to
+                `load_adapter`.
+
         Raises:
-            EngineError: a list is empty or the lengths differ, or a context does not fit into the model.
+            EngineError: a list is empty or the lengths differ, an adapter is unknown, or the engine is closed.
+            PromptError: a context does not fit into the model.
         """
         ...
 
@@ -215,11 +114,46 @@ class Engine(Protocol):
         *,
         normalize: Normalize = "sum",
     ) -> list[Choice]:
-        """Draw one candidate for every context.
+        """Draw one candidate for every context: `act`, with what is mostly set.
 
         Args:
             seed: one seed for the call, or one a context (then a context's draw does not depend on its batch).
         """
+        ...
+
+    def act(
+        self,
+        contexts: Sequence[Context],
+        candidates: Sequence[Sequence[Context]],
+        acting: Acting,
+        seed: int | Sequence[int] | None = None,
+        *,
+        parse: Parser | None = None,
+        adapter: str = "policy",
+    ) -> list[Choice]:
+        """Take one action for every context, in any of the ways of `Acting`.
+
+        Args:
+            parse: for "text", finds the action that an answer names; by default the answer that is one of the actions
+                or begins with one, white space and case aside.
+        """
+        ...
+
+    def start(
+        self,
+        context: Context,
+        candidates: Sequence[Context],
+        acting: Acting,
+        seed: int | None = None,
+        *,
+        parse: Parser | None = None,
+        adapter: str = "policy",
+    ) -> int:
+        """Begin to take one action; return the ticket under which `advance` will hand out the choice."""
+        ...
+
+    def advance(self) -> list[tuple[int, Choice]]:
+        """Compute for a while; return the choices that were started and are now made, each with its ticket."""
         ...
 
     def generate(
@@ -234,12 +168,26 @@ class Engine(Protocol):
         """Sample n answers for every context."""
         ...
 
-    def load_adapter(self, path: str, version: int) -> None:
-        """Serve the PEFT adapter of a folder from now on, on top of the base weights."""
+    def load_adapter(self, path: str, version: int, name: str = "policy") -> None:
+        """Serve the PEFT adapter of a folder under a name from now on, on top of the base weights.
+
+        Only the name "policy" changes `version`: the version of any other adapter is its caller's affair.
+        """
         ...
 
     def load_weights(self, named_tensors: NamedTensors, version: int) -> None:
         """Replace all weights from now on."""
+        ...
+
+    def sleep(self) -> None:
+        """Leave a GPU that is shared with the learner to it; nothing is asked until `wake_up`.
+
+        Does nothing where no GPU is shared.
+        """
+        ...
+
+    def wake_up(self) -> None:
+        """Serve again, before new weights are loaded; a second call does nothing."""
         ...
 
     def close(self) -> None:

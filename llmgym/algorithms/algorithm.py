@@ -31,9 +31,11 @@ class Outputs:
     """What the learner says now of B turns, differentiable.
 
     Attributes:
-        logprobs: float32 (B,); log-probability of the action taken.
-        action_logprobs: float32 (B, most actions); of every action, -inf where a turn has fewer.
-        entropies: float32 (B,); of the distribution over actions, in nats.
+        logprobs: float32 (B,); log-probability of all that was drawn: of the free tokens, and of the action.
+        action_logprobs: float32 (B, most actions); of every action, -inf where a turn has fewer; no column where
+            actions are named by free text.
+        entropies: float32 (B,); of the distribution over actions, in nats; with free tokens, the sum along them of
+            the entropy that each was drawn with, which estimates that of the whole answer.
         heads: name of each head to float32 (B,).
     """
 
@@ -49,7 +51,7 @@ class Targets:
 
     Attributes:
         actions: int64 (B,); index of the action taken.
-        behaviour_logprobs: float32 (B,); its log-probability when it was taken.
+        behaviour_logprobs: float32 (B,); log-probability of all that was drawn, when it was.
         advantages: float32 (B,).
         normalized_advantages: float32 (B,); shifted and scaled to mean 0 and deviation 1 over the whole batch.
         returns: float32 (B,); target of the value head.

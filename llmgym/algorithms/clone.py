@@ -37,12 +37,10 @@ class BehaviourCloning:
             LearnerError: value_coef is above 0 and the learner has no head "value".
         """
         loss = clone = targets.mean(-outputs.logprobs)
-        correct = outputs.action_logprobs.argmax(dim=-1) == targets.actions
-        metrics = {
-            "clone_loss": clone,
-            "accuracy": targets.mean(correct.float()),
-            "entropy": targets.mean(outputs.entropies),
-        }
+        metrics = {"clone_loss": clone, "entropy": targets.mean(outputs.entropies)}
+        if outputs.action_logprobs.shape[1]:
+            correct = outputs.action_logprobs.argmax(dim=-1) == targets.actions
+            metrics["accuracy"] = targets.mean(correct.float())
         if self.value_coef > 0:
             value = targets.mean(value_loss(head_output(outputs, "value"), targets.returns, targets.values, None))
             loss = loss + self.value_coef * value

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, get_args
+from typing import Any
 
+from llmgym.engine.checks import check_engine
+from llmgym.engine.policy_engine import PolicyEngine
 from llmgym.engine.settings import Backend, EngineSettings
 from llmgym.errors import EngineError, did_you_mean
 from llmgym.types import Engine
 
-__all__ = ["Backend", "EngineSettings", "load_engine"]
+__all__ = ["Backend", "EngineSettings", "check_engine", "load_engine"]
 
 
 def load_engine(model: str, backend: Backend = "vllm", **settings: Any) -> Engine:
@@ -35,19 +37,19 @@ def load_engine(model: str, backend: Backend = "vllm", **settings: Any) -> Engin
                 f"The settings are: {', '.join(known)}."
             )
     chosen = EngineSettings(**settings)
+    check_engine(model, backend, chosen)
+    if chosen.replicas > 1:
+        from llmgym.engine.replica_backend import ReplicaBackend
+
+        return PolicyEngine(ReplicaBackend(model, chosen))
     if backend == "vllm":
-        from llmgym.engine.vllm_engine import VLLMEngine
+        from llmgym.engine.vllm_backend import VLLMBackend
 
-        return VLLMEngine(model, chosen)
+        return PolicyEngine(VLLMBackend(model, chosen))
     if backend == "transformers":
-        from llmgym.engine.transformers_engine import TransformersEngine
+        from llmgym.engine.transformers_backend import TransformersBackend
 
-        return TransformersEngine(model, chosen)
-    if backend == "scripted":
-        from llmgym.engine.scripted_engine import ScriptedEngine
+        return PolicyEngine(TransformersBackend(model, chosen))
+    from llmgym.engine.scripted_engine import ScriptedEngine
 
-        return ScriptedEngine(settings=chosen)
-    backends = get_args(Backend)
-    raise EngineError(
-        f"Expected a backend among {', '.join(backends)}, found {backend!r}.{did_you_mean(backend, backends)}"
-    )
+    return ScriptedEngine(settings=chosen)

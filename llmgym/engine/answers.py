@@ -1,4 +1,4 @@
-"""From the log-probabilities of trie nodes to answers: scores and choices, the same for every engine."""
+"""From the log-probabilities of trie nodes to answers: scores and draws, the same for every backend."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import numpy as np
 
 from llmgym.candidates import Trie, action_logprobs, sequence_logprobs
 from llmgym.errors import EngineError
-from llmgym.types import Acting, Choice, FloatArray, Normalize, Scores, TokenIds
+from llmgym.types import Acting, FloatArray, Normalize, Scores
 
-__all__ = ["choose_candidates", "score_candidates"]
+__all__ = ["Entropy", "choose_candidate", "entropies_of", "sampling_seed", "score_candidates"]
+
+Entropy = list[int] | None
+"""Seed material of one decision's draws; None for draws that cannot be repeated."""
 
 
 def score_candidates(
@@ -22,8 +25,6 @@ def score_candidates(
         tries: one a context.
         node_logprobs: float32 (num_nodes,) a context; node 0 is ignored.
     """
-    if normalize not in ("sum", "mean", "none"):
-        raise EngineError(f"Expected normalize to be 'sum', 'mean' or 'none', found {normalize!r}.")
     if normalize == "none":
         entries = [
             [logprobs[list(path)] for path in trie.paths] for trie, logprobs in zip(tries, node_logprobs, strict=True)
@@ -35,36 +36,28 @@ def score_candidates(
     )
 
 
-def choose_candidates(
-    candidate_ids: Sequence[tuple[TokenIds, ...]],
-    tries: Sequence[Trie],
-    node_logprobs: Sequence[FloatArray],
-    acting: Acting,
-    seed: int | Sequence[int] | None,
-    policy_version: int,
-) -> list[Choice]:
-    """Draw a candidate for every context from its behaviour distribution.
+def choose_candidate(trie: Trie, node_logprobs: FloatArray, acting: Acting, entropy: Entropy) -> tuple[int, FloatArray]:
+    """Draw a candidate from its behaviour distribution; return its index and the distribution.
 
-    A generator is made for every context, from its own seed if `seed` has one a context, else from
-    (seed, position): a draw never depends on how many other contexts were answered with it.
+    Args:
+        node_logprobs: float32 (num_nodes,).
+        entropy: of the draw; a generator of its own is made from it.
+
+    Returns:
+        the index, and float32 (num_candidates,): every candidate's log-probability.
     """
-    seeds = _seeds(seed, len(tries))
-    choices = []
-    for ids, trie, logprobs, entropy in zip(candidate_ids, tries, node_logprobs, seeds, strict=True):
-        distribution = action_logprobs(trie, logprobs, acting)
-        index = _draw(distribution, np.random.default_rng(entropy))
-        choices.append(Choice(index, float(distribution[index]), distribution, ids, policy_version))
-    return choices
+    distribution = action_logprobs(trie, node_logprobs, acting)
+    return _draw(distribution, np.random.default_rng(entropy)), distribution
 
 
-def _draw(logprobs: FloatArray, generator: np.random.Generator) -> int:
-    """Draw by inverse transform sampling: one uniform number a decision."""
-    cumulative = np.cumsum(np.exp(logprobs.astype(np.float64)))
-    index = int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))
-    return min(index, len(logprobs) - 1)
+def entropies_of(seed: int | Sequence[int] | None, num_contexts: int) -> list[Entropy]:
+    """Return the entropy of each context's draws: from its own seed if there is one a context, else from its place.
 
+    A draw never depends on how many other contexts are answered with it.
 
-def _seeds(seed: int | Sequence[int] | None, num_contexts: int) -> list[list[int] | None]:
+    Raises:
+        EngineError: there are more or fewer seeds than contexts.
+    """
     if seed is None:
         return [None] * num_contexts
     if isinstance(seed, int | np.integer):
@@ -72,3 +65,15 @@ def _seeds(seed: int | Sequence[int] | None, num_contexts: int) -> list[list[int
     if len(seed) != num_contexts:
         raise EngineError(f"Expected one seed a context ({num_contexts}), found {len(seed)} seeds.")
     return [[int(one)] for one in seed]
+
+
+def sampling_seed(entropy: Entropy) -> int | None:
+    """Return the seed with which a backend samples tokens."""
+    return None if entropy is None else int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+def _draw(logprobs: FloatArray, generator: np.random.Generator) -> int:
+    """Draw by inverse transform sampling: one uniform number a decision."""
+    cumulative = np.cumsum(np.exp(logprobs.astype(np.float64)))
+    index = int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))
+    return min(index, len(logprobs) - 1)

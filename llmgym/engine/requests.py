@@ -8,9 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmgym.errors import EngineError, PromptError
-from llmgym.types import Context, TokenIds, Tokenizer
+from llmgym.types import Acting, Context, TokenIds, Tokenizer
 
-__all__ = ["ScoreRequest", "encode", "encode_contexts", "encode_score_requests"]
+__all__ = [
+    "Decision",
+    "ScoreRequest",
+    "encode",
+    "encode_contexts",
+    "encode_decisions",
+    "encode_joint_requests",
+    "encode_score_requests",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +32,23 @@ class ScoreRequest:
 
     context_ids: TokenIds
     candidate_ids: tuple[TokenIds, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One state to act in.
+
+    Attributes:
+        context_ids: what the model sees; at least one token.
+        candidate_ids: token ids of the actions, the end of the sequence included where it counts.
+        actions: the same as texts; () where nobody reads them.
+        cue_ids: what stands between a thought and the action.
+    """
+
+    context_ids: TokenIds
+    candidate_ids: tuple[TokenIds, ...]
+    actions: tuple[str, ...]
+    cue_ids: TokenIds
 
 
 def encode(tokenizer: Tokenizer, text: Context) -> TokenIds:
@@ -55,25 +80,123 @@ def encode_score_requests(
     contexts: Sequence[Context],
     candidates: Sequence[Sequence[Context]],
     max_context_tokens: int,
+    *,
+    ends: bool = False,
+    num_free_tokens: int = 0,
 ) -> list[ScoreRequest]:
     """Encode contexts and candidates apart from each other, and check that each fits.
+
+    Args:
+        ends: append the end of the sequence to every candidate.
+        num_free_tokens: tokens that will stand between context and candidate.
 
     Raises:
         EngineError: a list is empty, the lengths differ, or a candidate has no token.
         PromptError: a context with its longest candidate is longer than the model's context.
     """
     encoded = _encode_contexts(tokenizer, contexts)
-    if len(contexts) != len(candidates):
-        raise EngineError(
-            f"Expected one list of candidates a context, found {len(contexts)} contexts and {len(candidates)} lists."
-        )
+    _check_lengths(contexts, candidates)
+    end = _end(tokenizer) if ends else ()
     known: dict[str | TokenIds, TokenIds] = {}
     requests = []
     for position, (context_ids, options) in enumerate(zip(encoded, candidates, strict=True)):
         candidate_ids = _encode_candidates(tokenizer, options, position, known)
-        _check_length(position, len(context_ids), max(map(len, candidate_ids)), max_context_tokens)
+        if end:
+            candidate_ids = tuple((*ids, *end) for ids in candidate_ids)
+        num_answer_tokens = num_free_tokens + max(map(len, candidate_ids))
+        _check_length(position, len(context_ids), num_answer_tokens, max_context_tokens)
         requests.append(ScoreRequest(context_ids, candidate_ids))
     return requests
+
+
+def encode_joint_requests(
+    tokenizer: Tokenizer,
+    contexts: Sequence[Context],
+    candidates: Sequence[Sequence[Context]],
+    max_context_tokens: int,
+    *,
+    ends: bool = False,
+) -> list[ScoreRequest]:
+    """Encode every context together with each of its candidates, as the tokenizer writes the whole text.
+
+    A token may then span the border. The context becomes the tokens that its own encoding shares with all whole texts
+    of its candidates, and a candidate all that follows: every candidate of a context is scored over the same text.
+
+    Raises:
+        EngineError: a text is given as token ids; or as for `encode_score_requests`.
+        PromptError: a whole text is longer than the model's context.
+    """
+    alone = _encode_contexts(tokenizer, contexts)
+    _check_lengths(contexts, candidates)
+    end = _end(tokenizer) if ends else ()
+    requests = []
+    for position, (context, context_ids, options) in enumerate(zip(contexts, alone, candidates, strict=True)):
+        _encode_candidates(tokenizer, options, position, {})
+        if not isinstance(context, str) or not all(isinstance(option, str) for option in options):
+            raise EngineError(
+                f"Expected texts to tokenize jointly, but context {position} or one of its candidates is given as "
+                "token ids. Give texts, or use tokenization='separate'."
+            )
+        wholes = [encode(tokenizer, f"{context}{option}") for option in options]
+        # At least one token stays in the context, and at least one in every candidate.
+        longest = min(len(context_ids), *(len(whole) - 1 for whole in wholes))
+        num_shared = 0
+        while num_shared < longest and all(whole[num_shared] == context_ids[num_shared] for whole in wholes):
+            num_shared += 1
+        if num_shared == 0:
+            raise EngineError(
+                f"Expected context {position} and its joint texts to begin with the same token, but none is shared. "
+                "Use tokenization='separate'."
+            )
+        candidate_ids = tuple((*whole[num_shared:], *end) for whole in wholes)
+        _check_length(position, num_shared, max(map(len, candidate_ids)), max_context_tokens)
+        requests.append(ScoreRequest(context_ids[:num_shared], candidate_ids))
+    return requests
+
+
+def encode_decisions(
+    tokenizer: Tokenizer,
+    contexts: Sequence[Context],
+    candidates: Sequence[Sequence[Context]],
+    max_context_tokens: int,
+    acting: Acting,
+) -> list[Decision]:
+    """Encode states to act in, and check that each fits with the longest answer that may be given in it.
+
+    Raises:
+        EngineError: as for `encode_score_requests`.
+        PromptError: as for `encode_score_requests`.
+    """
+    cue_ids = encode(tokenizer, acting.cue) if acting.how == "reason" else ()
+    is_free = acting.how in ("text", "reason")
+    requests = encode_score_requests(
+        tokenizer,
+        contexts,
+        candidates,
+        max_context_tokens,
+        ends=acting.ends_candidates,
+        num_free_tokens=acting.max_new_tokens + len(cue_ids) if is_free else 0,
+    )
+    decisions = []
+    for request, options in zip(requests, candidates, strict=True):
+        actions: tuple[str, ...] = ()
+        if acting.how == "text":
+            actions = tuple(option if isinstance(option, str) else tokenizer.decode(option) for option in options)
+        decisions.append(Decision(request.context_ids, request.candidate_ids, actions, cue_ids))
+    return decisions
+
+
+def _end(tokenizer: Tokenizer) -> TokenIds:
+    if tokenizer.eos_token_id is None:
+        raise EngineError("Expected a tokenizer with an end of sequence to score it, but this one has none.")
+    return (tokenizer.eos_token_id,)
+
+
+def _check_lengths(contexts: Sequence[Context], candidates: Sequence[Sequence[Context]]) -> None:
+    if len(contexts) != len(candidates):
+        raise EngineError(
+            f"Expected one list of candidates a context, found {len(contexts)} contexts and {len(candidates)} lists."
+        )
 
 
 def _encode_contexts(tokenizer: Tokenizer, contexts: Sequence[Context]) -> list[TokenIds]:

@@ -8,10 +8,24 @@ from typing import Any, Literal
 import numpy as np
 
 from llmgym.candidates import build_trie, close_prefixes
-from llmgym.engine.answers import choose_candidates, score_candidates
-from llmgym.engine.requests import encode_contexts, encode_score_requests
+from llmgym.engine.answers import Entropy, choose_candidate, entropies_of, sampling_seed, score_candidates
+from llmgym.engine.checks import check_acting, check_scoring
+from llmgym.engine.parser import find_action, load_parser
+from llmgym.engine.requests import Decision, encode_contexts, encode_decisions, encode_score_requests
 from llmgym.engine.settings import EngineSettings
-from llmgym.types import Acting, Choice, Context, FloatArray, Generation, How, NamedTensors, Normalize, Scores
+from llmgym.types import (
+    Acting,
+    Choice,
+    Context,
+    FloatArray,
+    Generation,
+    How,
+    NamedTensors,
+    Normalize,
+    Parser,
+    Scores,
+    Tokenization,
+)
 
 __all__ = ["ByteTokenizer", "ScriptedEngine"]
 
@@ -49,20 +63,31 @@ class ScriptedEngine:
         self.version = 0
         self.loaded: list[str] = []
         """What was swapped in: adapter folders, or "weights"."""
+        self._num_started = 0
+        self._made: list[tuple[int, Choice]] = []
         self._logprob = logprob or (lambda _context, _candidate: 0.0)
         self._answer = answer or (lambda _context, _seed: "")
 
     def score(
-        self, contexts: Sequence[Context], candidates: Sequence[Sequence[Context]], normalize: Normalize = "sum"
+        self,
+        contexts: Sequence[Context],
+        candidates: Sequence[Sequence[Context]],
+        normalize: Normalize = "sum",
+        *,
+        ends_candidates: bool = False,
+        tokenization: Tokenization = "separate",
+        adapter: str = "policy",
     ) -> Scores:
-        """Return what the function says; see `Engine.score`."""
-        requests = encode_score_requests(self.tokenizer, contexts, candidates, self.max_context_tokens)
-        ids = [request.candidate_ids for request in requests]
+        """Return what the function says; see `Engine.score`. Bytes are the same tokens, apart or together."""
+        check_scoring(normalize, tokenization)
+        requests = encode_score_requests(
+            self.tokenizer, contexts, candidates, self.max_context_tokens, ends=ends_candidates
+        )
         # One trie a candidate: a scripted score belongs to a candidate, so shared tokens must stay apart.
         entries: list[Any] = []
-        for request, options in zip(requests, ids, strict=True):
-            tries = [build_trie((one,)) for one in options]
-            logprobs = [self._spread(request.context_ids, one) for one in options]
+        for request in requests:
+            tries = [build_trie((one,)) for one in request.candidate_ids]
+            logprobs = [self._spread(request.context_ids, one) for one in request.candidate_ids]
             scores = score_candidates(tries, logprobs, normalize, self.version)
             entries.append([one[0] for one in scores] if normalize == "none" else np.concatenate(list(scores)))
         return Scores(entries, self.version)
@@ -78,17 +103,51 @@ class ScriptedEngine:
         normalize: Normalize = "sum",
     ) -> list[Choice]:
         """Draw one candidate for every context by the scripted scores; see `Engine.choose`."""
-        requests = encode_score_requests(self.tokenizer, contexts, candidates, self.max_context_tokens)
-        ids = [request.candidate_ids for request in requests]
-        if how == "constrained":
-            ids = [close_prefixes(one, self.tokenizer.eos_token_id) for one in ids]
-        scores = self.score(contexts, candidates, normalize)
-        # A flat trie (one token a candidate) carries the scripted scores to the common drawing code.
-        tries = [build_trie(tuple((index,) for index in range(len(one)))) for one in ids]
-        logprobs = [np.concatenate([[np.nan], one]).astype(np.float32) for one in scores]
-        acting = Acting("score", "sum", temperature)
-        sent = [request.candidate_ids for request in requests]
-        return choose_candidates(sent, tries, logprobs, acting, seed, self.version)
+        return self.act(contexts, candidates, Acting(how, normalize, temperature), seed)
+
+    def act(
+        self,
+        contexts: Sequence[Context],
+        candidates: Sequence[Sequence[Context]],
+        acting: Acting,
+        seed: int | Sequence[int] | None = None,
+        *,
+        parse: Parser | None = None,
+        adapter: str = "policy",
+    ) -> list[Choice]:
+        """Take one action for every context by the scripted scores and answers; see `Engine.act`.
+
+        A scripted answer or thought has a log-probability of 0.
+        """
+        check_acting(acting)
+        decisions = encode_decisions(self.tokenizer, contexts, candidates, self.max_context_tokens, acting)
+        entropies = entropies_of(seed, len(decisions))
+        parser = parse or (load_parser(acting.parser) if acting.parser else find_action)
+        return [
+            self._act(decision, acting, entropy, parser) for decision, entropy in zip(decisions, entropies, strict=True)
+        ]
+
+    def start(
+        self,
+        context: Context,
+        candidates: Sequence[Context],
+        acting: Acting,
+        seed: int | None = None,
+        *,
+        parse: Parser | None = None,
+        adapter: str = "policy",
+    ) -> int:
+        """Take one action, to be handed out by `advance`; see `Engine.start`."""
+        seeds = None if seed is None else [seed]
+        (choice,) = self.act([context], [candidates], acting, seeds, parse=parse, adapter=adapter)
+        self._num_started += 1
+        self._made.append((self._num_started, choice))
+        return self._num_started
+
+    def advance(self) -> list[tuple[int, Choice]]:
+        """Hand out what was started since the last call."""
+        made, self._made = self._made, []
+        return made
 
     def generate(
         self,
@@ -109,15 +168,22 @@ class ScriptedEngine:
             for ids in prompts
         ]
 
-    def load_adapter(self, path: str, version: int) -> None:
-        """Note the folder and the version."""
+    def load_adapter(self, path: str, version: int, name: str = "policy") -> None:
+        """Note the folder, and the version of the policy."""
         self.loaded.append(path)
-        self.version = version
+        if name == "policy":
+            self.version = version
 
     def load_weights(self, named_tensors: NamedTensors, version: int) -> None:
         """Note the version."""
         self.loaded.append("weights")
         self.version = version
+
+    def sleep(self) -> None:
+        """Do nothing: it has no memory to free."""
+
+    def wake_up(self) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
         """Do nothing."""
@@ -127,6 +193,38 @@ class ScriptedEngine:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def _act(self, decision: Decision, acting: Acting, entropy: Entropy, parse: Parser) -> Choice:
+        """Take one action."""
+        ids, actions = decision.candidate_ids, decision.actions
+        sampled_ids: tuple[int, ...] = ()
+        text, is_ended = "", False
+        if acting.how in ("text", "reason"):
+            seed = sampling_seed(entropy) or 0
+            said = self._generation(
+                self.tokenizer.decode(decision.context_ids), seed, acting.max_new_tokens, acting.stop
+            )
+            sampled_ids, text = said.token_ids, said.text
+            is_ended = sampled_ids[-1] == self.tokenizer.eos_token_id
+        if acting.how == "text":
+            unknown: FloatArray = np.full(len(ids), np.nan, dtype=np.float32)
+            found = parse(text, actions)
+            fallback = actions.index(acting.fallback) if acting.fallback in actions else 0
+            index = fallback if found is None else found
+            parsed = found is not None
+            return Choice(index, 0.0, unknown, ids, self.version, sampled_ids, (), text, parsed, is_ended)
+        if acting.how == "constrained":
+            close_prefixes(ids, self.tokenizer.eos_token_id)
+        kept_ids = sampled_ids[:-1] if is_ended else sampled_ids
+        context = (*decision.context_ids, *kept_ids, *decision.cue_ids)
+        # A flat trie (one token a candidate) carries the scripted scores to the common drawing code.
+        trie = build_trie(tuple((index,) for index in range(len(ids))))
+        scores = [self._spread(context, one)[1:].sum() for one in ids]
+        logprobs = np.array([np.nan, *scores], dtype=np.float32)
+        index, distribution = choose_candidate(trie, logprobs, Acting("score", "sum", acting.temperature), entropy)
+        logprob = float(distribution[index])
+        cue_ids = decision.cue_ids
+        return Choice(index, logprob, distribution, ids, self.version, sampled_ids, cue_ids, text, True, is_ended)
 
     def _spread(self, context_ids: tuple[int, ...], candidate_ids: tuple[int, ...]) -> FloatArray:
         total = self._logprob(self.tokenizer.decode(context_ids), self.tokenizer.decode(candidate_ids))

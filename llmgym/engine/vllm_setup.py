@@ -1,16 +1,20 @@
-"""Starting vLLM: which versions will do, and our settings as its arguments. Does not import it."""
+"""Starting vLLM: which versions will do, and our settings as its arguments."""
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from llmgym.engine.parallel import changed_environment, omp_binding, own_dtype
 from llmgym.engine.settings import EngineSettings
 from llmgym.errors import EngineError
+from llmgym.sync.transport import pick_transport
 
-__all__ = ["BLOCK_SIZE", "SUPPORTED_VERSIONS", "check_vllm_version", "llm_arguments"]
+__all__ = ["BLOCK_SIZE", "SUPPORTED_VERSIONS", "check_vllm_version", "llm_arguments", "start_vllm"]
 
 SUPPORTED_VERSIONS = ">=0.26,<0.33"
 """Versions that have what the engine asks for; the extras in pyproject.toml say the same (a test compares them)."""
@@ -37,6 +41,31 @@ def check_vllm_version(version: str) -> None:
         )
 
 
+def start_vllm(vllm: Any, model: str, settings: EngineSettings) -> Any:
+    """Start vLLM on a model: in this process on one device, with a worker process each on several.
+
+    Args:
+        vllm: the module.
+
+    Raises:
+        EngineError: vLLM does not start with it.
+    """
+    import torch
+
+    size = settings.tensor_parallel_size
+    on_gpu = torch.cuda.is_available()
+    bound = nullcontext() if on_gpu or size == 1 else changed_environment(_binding(size))
+    arguments = llm_arguments(model, settings)
+    # An engine that was started before has frozen what vLLM reads from the environment.
+    vllm.envs.disable_envs_cache()
+    with bound:
+        try:
+            return vllm.LLM(**arguments)
+        except Exception as error:
+            # A worker process that fails arrives here as a plain Exception.
+            raise EngineError(f"vLLM does not start with the model {model!r}: {error}") from error
+
+
 def llm_arguments(model: str, settings: EngineSettings) -> dict[str, Any]:
     """Translate our settings into the arguments of `vllm.LLM`.
 
@@ -44,12 +73,13 @@ def llm_arguments(model: str, settings: EngineSettings) -> dict[str, Any]:
         EngineError: no adapter of this rank can be served.
     """
     import torch
+    from vllm.config import KVTransferConfig, WeightTransferConfig
 
     on_gpu = torch.cuda.is_available()
     arguments: dict[str, Any] = {
         "model": model,
         "seed": settings.seed,
-        "dtype": ("auto" if on_gpu else "float32") if settings.dtype == "auto" else settings.dtype,
+        "dtype": _dtype(model, settings, on_gpu=on_gpu),
         "tensor_parallel_size": settings.tensor_parallel_size,
         "block_size": BLOCK_SIZE,
         "enable_prefix_caching": True,
@@ -58,11 +88,20 @@ def llm_arguments(model: str, settings: EngineSettings) -> dict[str, Any]:
         "max_model_len": settings.max_context_tokens or None,
         "logprobs_mode": "processed_logprobs",
         "worker_extension_cls": "llmgym.sync.vllm_worker.PolicyWorker",
+        "logits_processors": ["llmgym.engine.vllm_constraint:TrieConstraint"],
+        "kv_transfer_config": KVTransferConfig(
+            kv_connector="TailConnector", kv_connector_module_path="llmgym.engine.vllm_tails", kv_role="kv_both"
+        ),
+        # One that runs ahead of the tokens it has sampled cannot constrain the next.
+        "async_scheduling": False,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
     if on_gpu:
         arguments["gpu_memory_utilization"] = settings.gpu_memory_fraction
+        arguments["enable_sleep_mode"] = settings.shares_gpu
+        if pick_transport(settings.tensor_parallel_size, on_gpu=True) == "ipc":
+            arguments["weight_transfer_config"] = WeightTransferConfig(backend="ipc")
     else:
         arguments["enforce_eager"] = True
         arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
@@ -70,10 +109,24 @@ def llm_arguments(model: str, settings: EngineSettings) -> dict[str, Any]:
         arguments["distributed_executor_backend"] = "uni"
     if settings.max_lora_rank:
         arguments["enable_lora"] = True
-        arguments["max_loras"] = 1
-        arguments["max_cpu_loras"] = 2
+        arguments["max_loras"] = settings.num_adapters
+        # One more than is served: a new version is loaded before the old one is dropped.
+        arguments["max_cpu_loras"] = settings.num_adapters + 1
         arguments["max_lora_rank"] = _lora_rank(settings.max_lora_rank)
     return arguments
+
+
+def _dtype(model: str, settings: EngineSettings, *, on_gpu: bool) -> str:
+    """Return the dtype to compute in: the model's own on a GPU, where vLLM's "auto" would halve float32."""
+    if settings.dtype != "auto":
+        return settings.dtype
+    return own_dtype(model) if on_gpu else "float32"
+
+
+def _binding(num_workers: int) -> dict[str, str]:
+    """Return the variable that tells vLLM's workers their cores, unless the user has set it."""
+    name = "VLLM_CPU_OMP_THREADS_BIND"
+    return {name: os.environ.get(name) or omp_binding(num_workers)}
 
 
 def _lora_rank(rank: int) -> int:

@@ -25,6 +25,7 @@ from llmgym.errors import LearnerError
 from llmgym.learner.heads import HeadSpec, ValueHead
 from llmgym.learner.lora import LoraSettings
 from llmgym.learner.policy import Policy
+from llmgym.settings import from_dict
 from llmgym.types import Acting
 
 __all__ = ["Checkpoint", "SavedLearner", "Settings", "read_checkpoint", "write_checkpoint"]
@@ -38,6 +39,7 @@ class Settings:
 
     Attributes:
         source: folder or hub id the base model came from; None if it was given as a module.
+        load_in_4bit: whether its weights have 4 bits.
     """
 
     source: str | None
@@ -50,6 +52,7 @@ class Settings:
     max_tokens: int
     eos_token_id: int | None
     lora: LoraSettings | None
+    load_in_4bit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +189,7 @@ def _read_settings(record: Mapping[str, Any], algorithm: Algorithm | None) -> Se
         **{
             **record,
             "lora": None if lora is None else LoraSettings(**{**lora, "targets": tuple(lora["targets"])}),
-            "acting": Acting(**record["acting"]),
+            "acting": from_dict(Acting, record["acting"]),
             "algorithm": algorithm or _read_algorithm(record["algorithm"]),
         }
     )

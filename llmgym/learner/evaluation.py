@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,12 +11,39 @@ from torch import Tensor
 from llmgym.algorithms.algorithm import Outputs
 from llmgym.errors import LearnerError
 from llmgym.learner.attention import use_packed_attention
-from llmgym.learner.distribution import action_logprobs, entropies, sequence_logprobs
+from llmgym.learner.distribution import action_logprobs, entropies, free_draws, sequence_logprobs
 from llmgym.learner.packing import Pack
 from llmgym.learner.policy import Policy
 from llmgym.types import Acting
 
-__all__ = ["checked_policy", "evaluate", "evaluate_heads", "evaluate_scores"]
+__all__ = ["Draws", "checked_policy", "evaluate", "evaluate_draws", "evaluate_heads", "evaluate_scores"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draws:
+    """What the policy says of everything that N turns drew, differentiable.
+
+    Attributes:
+        free_logprobs: float32 (N, most free tokens); of every token sampled freely, 0 where a turn has fewer.
+        free_entropies: float32 (N, most free tokens); of the distribution each was drawn from, in nats; 0 likewise.
+        action_logprobs: float32 (N, most candidates); of every action given the free tokens, -inf where a turn has
+            fewer; (N, 0) for "text", which draws none.
+    """
+
+    free_logprobs: Tensor
+    free_entropies: Tensor
+    action_logprobs: Tensor
+
+    def logprobs(self, actions: Tensor) -> Tensor:
+        """Return float32 (N,): the log-probability of all that each turn drew, its free tokens and its action."""
+        free = self.free_logprobs.sum(-1)
+        if self.action_logprobs.shape[1] == 0:
+            return free
+        return free + self.action_logprobs.gather(1, actions[:, None]).squeeze(1)
+
+    def entropies(self) -> Tensor:
+        """Return float32 (N,): the entropy of each turn's draws; along the tokens drawn, where they are free."""
+        return self.free_entropies.sum(-1) + entropies(self.action_logprobs)
 
 
 def evaluate(policy: Policy, pack: Pack, acting: Acting, actions: Tensor) -> Outputs:
@@ -22,19 +51,23 @@ def evaluate(policy: Policy, pack: Pack, acting: Acting, actions: Tensor) -> Out
 
     Args:
         policy: the model and its heads.
-        pack: every state has candidates.
+        pack: every state has candidates, or free tokens.
         acting: how actions are drawn.
         actions: int64 (N,); the actions whose log-probability is wanted.
     """
     hidden_states = policy.hidden_states(pack)
-    logits = policy.logits(hidden_states.index_select(0, pack.point_indices))
-    logprobs = action_logprobs(logits, pack, acting)
+    draws = _read_draws(policy, hidden_states, pack, acting)
     return Outputs(
-        logprobs=logprobs.gather(1, actions[:, None]).squeeze(1),
-        action_logprobs=logprobs,
-        entropies=entropies(logprobs),
+        logprobs=draws.logprobs(actions),
+        action_logprobs=draws.action_logprobs,
+        entropies=draws.entropies(),
         heads=policy.head_values(hidden_states.index_select(0, pack.end_indices)) if policy.heads else {},
     )
+
+
+def evaluate_draws(policy: Policy, pack: Pack, acting: Acting) -> Draws:
+    """Return what the policy says of what a pack's turns drew."""
+    return _read_draws(policy, policy.hidden_states(pack), pack, acting)
 
 
 def evaluate_heads(policy: Policy, pack: Pack) -> dict[str, Tensor]:
@@ -48,6 +81,18 @@ def evaluate_scores(policy: Policy, pack: Pack) -> Tensor:
     scores = sequence_logprobs(logits, pack)
     padded = torch.cat([scores, scores.new_full((1,), -torch.inf)])
     return padded.index_select(0, pack.candidates.reshape(-1)).view(pack.candidates.shape)
+
+
+def _read_draws(policy: Policy, hidden_states: Tensor, pack: Pack, acting: Acting) -> Draws:
+    """Read what was drawn off the hidden states (R*T, D) of a pack."""
+    nothing = torch.zeros(len(pack.end_indices), 0, device=hidden_states.device)
+    free_logprobs, free_entropies, actions = nothing, nothing, nothing
+    if len(pack.free_indices):
+        logits = policy.logits(hidden_states.index_select(0, pack.free_indices))
+        free_logprobs, free_entropies = free_draws(logits, pack, acting.temperature)
+    if acting.how != "text":
+        actions = action_logprobs(policy.logits(hidden_states.index_select(0, pack.point_indices)), pack, acting)
+    return Draws(free_logprobs, free_entropies, actions)
 
 
 @torch.no_grad()

@@ -11,20 +11,19 @@ import torch
 
 from llmgym.candidates import close_prefixes
 from llmgym.errors import LearnerError
-from llmgym.learner.distribution import action_logprobs
-from llmgym.learner.evaluation import evaluate_heads, evaluate_scores
+from llmgym.learner.evaluation import evaluate_draws, evaluate_heads, evaluate_scores
 from llmgym.learner.packing import Pack, build_pack
 from llmgym.learner.policy import Policy
-from llmgym.learner.row import Row, build_rows, group_rows
+from llmgym.learner.row import FreeTokens, Row, build_rows, group_rows
 from llmgym.types import Acting, FloatArray, TokenIds, Trajectory, Turn
 
-__all__ = ["infer_actions", "infer_scores", "infer_values", "pack_states", "pack_turns"]
+__all__ = ["infer_actions", "infer_logprobs", "infer_scores", "infer_values", "pack_states", "pack_turns"]
 
 Prompt = npt.NDArray[np.int32]
 
 
 def pack_turns(policy: Policy, turns: Sequence[Turn], acting: Acting, eos_token_id: int | None) -> list[Row]:
-    """Pack turns with their candidates, as actions are drawn among them.
+    """Pack turns with what they drew: free tokens, and candidates as actions are drawn among them.
 
     Args:
         policy: whose tokens and positions they must fit.
@@ -33,17 +32,26 @@ def pack_turns(policy: Policy, turns: Sequence[Turn], acting: Acting, eos_token_
         eos_token_id: ends candidates that are a prefix of another, where acting is "constrained".
 
     Raises:
-        LearnerError: a prompt is empty, or does not fit the model.
+        LearnerError: a prompt is empty or does not fit the model, or a turn was not taken as acting says.
     """
+    _check_ways(turns, acting)
     candidates = [turn.candidate_ids for turn in turns]
     if acting.how == "constrained":
         candidates = [close_prefixes(candidate_ids, eos_token_id) for candidate_ids in candidates]
-    return pack_states(policy, [turn.prompt_ids for turn in turns], candidates)
+    elif acting.how == "text":
+        candidates = [()] * len(turns)
+    free = [_free_tokens(turn, acting) for turn in turns]
+    return pack_states(policy, [turn.prompt_ids for turn in turns], candidates, free)
 
 
-def pack_states(policy: Policy, prompts: Sequence[Prompt], candidates: Sequence[tuple[TokenIds, ...]]) -> list[Row]:
+def pack_states(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    candidates: Sequence[tuple[TokenIds, ...]],
+    free: Sequence[FreeTokens] | None = None,
+) -> list[Row]:
     """Pack prompts and their candidates (none for a state that is only valued), and check that they fit the model."""
-    rows = build_rows(prompts, candidates)
+    rows = build_rows(prompts, candidates, free)
     policy.check_rows(rows)
     return rows
 
@@ -73,13 +81,35 @@ def infer_values(policy: Policy, trajectories: Sequence[Trajectory], head: str, 
 
 
 def infer_actions(policy: Policy, rows: Sequence[Row], acting: Acting, max_tokens: int) -> list[FloatArray]:
-    """Return the log-probability of every action, as it is drawn: float32 (num_candidates,) a state."""
+    """Return the log-probability of every action, as it is drawn: float32 (num_candidates,) a state.
 
-    def evaluate_actions(pack: Pack) -> torch.Tensor:
-        points = policy.hidden_states(pack).index_select(0, pack.point_indices)
-        return action_logprobs(policy.logits(points), pack, acting)
+    Raises:
+        LearnerError: actions are not drawn, but named by free text.
+    """
+    if acting.how == "text":
+        raise LearnerError(
+            "Expected a way to act that draws among actions, got how='text', in which an answer is drawn and then "
+            "parsed: only what was said has a log-probability. Use Learner.logprobs."
+        )
+    lines = _lines(policy, rows, max_tokens, lambda pack: evaluate_draws(policy, pack, acting).action_logprobs)
+    return _cut(lines, rows)
 
-    return _cut(_lines(policy, rows, max_tokens, evaluate_actions), rows)
+
+def infer_logprobs(
+    policy: Policy, rows: Sequence[Row], turns: Sequence[Turn], acting: Acting, max_tokens: int
+) -> FloatArray:
+    """Return float32 (num_turns,): the log-probability of all that each turn drew, its action included.
+
+    Args:
+        rows: the turns, packed.
+    """
+    actions = np.array([turn.action for turn in turns], np.int64)
+
+    def evaluate_taken(pack: Pack) -> torch.Tensor:
+        taken = torch.from_numpy(actions[pack.state_indices]).to(policy.device)
+        return evaluate_draws(policy, pack, acting).logprobs(taken)[:, None]
+
+    return np.array([line[0] for line in _lines(policy, rows, max_tokens, evaluate_taken)], np.float32)
 
 
 def infer_scores(policy: Policy, rows: Sequence[Row], max_tokens: int) -> list[FloatArray]:
@@ -104,3 +134,25 @@ def _cut(lines: Sequence[FloatArray], rows: Sequence[Row]) -> list[FloatArray]:
     """Cut the padding off: as many numbers a state as it has candidates."""
     branches = [branch for row in rows for branch in row.branches]
     return [line[: branch.num_candidates] for line, branch in zip(lines, branches, strict=True)]
+
+
+def _free_tokens(turn: Turn, acting: Acting) -> FreeTokens:
+    """Return what stands behind a turn's prompt. An answer's last token is predicted, and never read."""
+    if acting.how == "text":
+        return FreeTokens(turn.sampled_ids, turn.sampled_ids[:-1])
+    return FreeTokens(turn.sampled_ids, (*turn.kept_ids, *turn.cue_ids))
+
+
+def _check_ways(turns: Sequence[Turn], acting: Acting) -> None:
+    """Refuse turns that were taken in another way than the learner thinks."""
+    for number, turn in enumerate(turns):
+        if acting.how in ("score", "constrained") and (turn.sampled_ids or turn.cue_ids):
+            raise LearnerError(
+                f"Expected turns without free tokens for how={acting.how!r}, but turn {number} has "
+                f"{len(turn.sampled_ids)}. Give the learner the acting settings that the turns were collected with."
+            )
+        if acting.how == "text" and not turn.sampled_ids:
+            raise LearnerError(
+                f"Expected turns with the tokens of their answers for how='text', but turn {number} has none. Give the "
+                "learner the acting settings that the turns were collected with."
+            )

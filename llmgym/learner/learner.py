@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from llmgym.algorithms import PPO, Algorithm
+from llmgym.learner import inference
 from llmgym.learner.checkpoint import Checkpoint, Settings, read_checkpoint, write_checkpoint
 from llmgym.learner.distribution import checked_acting
 from llmgym.learner.evaluation import checked_policy
 from llmgym.learner.folder import whole_folder
 from llmgym.learner.heads import HeadSpec, ValueHead
-from llmgym.learner.inference import infer_actions, infer_scores, infer_values, pack_states, pack_turns
 from llmgym.learner.lora import LoraSettings
 from llmgym.learner.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors, set_model_rate
 from llmgym.learner.policy import Policy, load_model, load_tokenizer
@@ -49,6 +49,7 @@ class Learner:
         model: Any,
         *,
         lora: LoraSettings | None = None,
+        load_in_4bit: bool = False,
         heads: Mapping[str, HeadSpec] = DEFAULT_HEADS,
         algorithm: Algorithm | None = None,
         acting: Acting | None = None,
@@ -67,6 +68,7 @@ class Learner:
         Args:
             model: a folder, a hub id, or a transformers PreTrainedModel (of which a copy is taken).
             lora: learn an adapter of this kind; None learns all weights.
+            load_in_4bit: pack the weights under the adapter into 4 bits (NF4): far less memory, and slower.
             heads: name to module over hidden states, or to a callable that makes one from hidden_size.
             algorithm: the loss and how often to take it; PPO by default.
             acting: how actions are drawn; the same as the engine's.
@@ -86,7 +88,8 @@ class Learner:
         self.acting = checked_acting(acting or Acting())
         self._num_threads = num_threads or default_num_threads()
         with at_work(self._num_threads):
-            self.policy = checked_policy(Policy(load_model(model, device=device), heads, lora, seed=seed))
+            loaded = load_model(model, device=device, load_in_4bit=load_in_4bit)
+            self.policy = checked_policy(Policy(loaded, heads, lora, seed=seed))
         self._settings = Settings(
             source=str(model) if isinstance(model, str | Path) else None,
             algorithm=algorithm or PPO(),
@@ -98,6 +101,7 @@ class Learner:
             max_tokens=max_tokens_per_microbatch,
             eos_token_id=self.policy.eos_token_id if eos_token_id is None else eos_token_id,
             lora=lora,
+            load_in_4bit=load_in_4bit,
         )
         self.canary = random_canary(self.policy.vocab_size, max_tokens=min(80, self.policy.max_positions))
         self._rng = np.random.default_rng(seed)
@@ -121,8 +125,7 @@ class Learner:
         Raises:
             LearnerError: the model was given as a module, or has no tokenizer beside it.
         """
-        tokenizer: Tokenizer = load_tokenizer(self._settings.source)
-        return tokenizer
+        return load_tokenizer(self._settings.source)
 
     def set_algorithm(
         self, algorithm: Algorithm, *, learning_rate: float | None = None, head_learning_rate: float | None = None
@@ -161,29 +164,25 @@ class Learner:
             LearnerError: there is no such head.
         """
         with at_work(self._num_threads):
-            return infer_values(self.policy, trajectories, head, self._settings.max_tokens)
+            return inference.infer_values(self.policy, trajectories, head, self._settings.max_tokens)
 
     def logprobs(self, turns: Sequence[Turn]) -> FloatArray:
-        """Return float32 (num_turns,): the log-probability now of the action that each turn took."""
-        tables = self.action_logprobs(turns)
-        return np.array([table[turn.action] for turn, table in zip(turns, tables, strict=True)], np.float32)
+        """Return float32 (num_turns,): the log-probability now of all that each turn drew, free tokens included."""
+        with at_work(self._num_threads):
+            rows, limit = self._rows(turns), self._settings.max_tokens
+            return inference.infer_logprobs(self.policy, rows, turns, self.acting, limit)
 
     def action_logprobs(self, turns: Sequence[Turn]) -> list[FloatArray]:
         """Return, for each turn, float32 (num_candidates,): the log-probabilities actions would be drawn from now."""
         with at_work(self._num_threads):
-            return infer_actions(self.policy, self._rows(turns), self.acting, self._settings.max_tokens)
+            return inference.infer_actions(self.policy, self._rows(turns), self.acting, self._settings.max_tokens)
 
     def score(self, contexts: Sequence[Sequence[int]], candidates: Sequence[Sequence[TokenIds]]) -> list[FloatArray]:
-        """Return log P(candidate | context), summed over tokens: float32 (num_candidates,) a context.
-
-        Args:
-            contexts: token ids.
-            candidates: token ids of the candidates of each context.
-        """
+        """Return log P(candidate | context), all given as token ids: float32 (num_candidates,) a context."""
         prompts = [np.asarray(context, np.int32) for context in contexts]
-        options = [tuple(tuple(ids) for ids in candidate_ids) for candidate_ids in candidates]
         with at_work(self._num_threads):
-            return infer_scores(self.policy, pack_states(self.policy, prompts, options), self._settings.max_tokens)
+            rows = inference.pack_states(self.policy, prompts, [tuple(map(tuple, ids)) for ids in candidates])
+            return inference.infer_scores(self.policy, rows, self._settings.max_tokens)
 
     def update(self, batch: Batch) -> dict[str, float]:
         """Learn from a batch: epochs of shuffled minibatches of whole episodes, a gradient step each.
@@ -200,9 +199,8 @@ class Learner:
         settings = self._settings
         update = Update(settings.algorithm, self.acting, settings.max_tokens, settings.max_grad_norm)
         with at_work(self._num_threads):
-            return run_update(
-                self.policy, self._optimizer, self._rows(batch.turns), batch, update=update, rng=self._rng
-            )
+            rows = self._rows(batch.turns)
+            return run_update(self.policy, self._optimizer, rows, batch, update=update, rng=self._rng)
 
     def publish(self, engine: Engine, *, version: int | None = None) -> dict[str, float]:
         """Swap the weights into a running engine, and check on the canary that it holds them.
@@ -266,6 +264,7 @@ class Learner:
         learner = cls(
             model or saved.model,
             lora=found.lora,
+            load_in_4bit=found.load_in_4bit,
             heads=saved.heads,
             algorithm=found.algorithm,
             acting=found.acting,
@@ -297,4 +296,4 @@ class Learner:
 
     def _rows(self, turns: Sequence[Turn]) -> list[Row]:
         """Pack turns with their candidates, as actions are drawn among them."""
-        return pack_turns(self.policy, turns, self.acting, self._settings.eos_token_id)
+        return inference.pack_turns(self.policy, turns, self.acting, self._settings.eos_token_id)

@@ -21,7 +21,7 @@ __all__ = ["Pack", "build_pack"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pack:
-    """One micro-batch. R rows, N states, P points, E edges, C candidates (see `Branch` for the words).
+    """One micro-batch. R rows, N states, P points, E edges, C candidates (see `Branch` for the words), F free tokens.
 
     A row is its trunk, padded, and then its branches, padded: T tokens, the last B of them for branches.
 
@@ -40,6 +40,9 @@ class Pack:
         paths: int64 (C, most tokens); the edges of each candidate, E where it is shorter.
         path_lengths: int64 (C,); number of tokens of each candidate.
         candidates: int64 (N, most candidates); the candidates of each state, C where there are fewer.
+        free_indices: int64 (F,); where each free token is predicted, in the flattened R*T tokens; state after state.
+        free_ids: int64 (F,); the free tokens.
+        free: int64 (N, most free tokens); the free tokens of each state, F where there are fewer.
     """
 
     state_indices: IntArray
@@ -55,6 +58,9 @@ class Pack:
     paths: Tensor
     path_lengths: Tensor
     candidates: Tensor
+    free_indices: Tensor
+    free_ids: Tensor
+    free: Tensor
 
 
 def build_pack(rows: Sequence[Row], *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Pack:
@@ -77,12 +83,13 @@ def build_pack(rows: Sequence[Row], *, dtype: torch.dtype = torch.float32, devic
     position_ids = np.tile(np.arange(width), (len(rows), 1))
     position_ids[:, num_trunk:] = 0
     position_ids[:, num_trunk:][fed_mask] = fed_limits + np.concatenate([branch.depths for branch in branches]) - 1
-    ends = np.concatenate([row.prompt_lengths - 1 + number * width for number, row in enumerate(rows)])
+    starts = np.repeat(np.arange(len(rows)) * width, [row.num_states for row in rows])
+    ends = starts + np.concatenate([row.prompt_lengths for row in rows]) - 1
     num_points = np.array([1 + branch.num_fed for branch in branches])
     num_edges = np.array([branch.num_edges for branch in branches])
     point_offsets, edge_offsets = np.cumsum(num_points) - num_points, np.cumsum(num_edges) - num_edges
     points = np.empty(int(num_points.sum()), np.int64)
-    points[point_offsets] = ends
+    points[point_offsets] = starts + np.concatenate([row.context_lengths for row in rows]) - 1
     is_fed = np.ones(len(points), np.bool_)
     is_fed[point_offsets] = False
     row_numbers, columns = np.nonzero(fed_mask)
@@ -96,6 +103,8 @@ def build_pack(rows: Sequence[Row], *, dtype: torch.dtype = torch.float32, devic
     paths = _ragged(_shifted([b.path_edges for b in branches], edge_offsets), path_lengths, total)
     num_candidates = np.array([branch.num_candidates for branch in branches])
     candidates = _ragged(np.arange(len(path_lengths)), num_candidates, len(path_lengths))
+    num_free = np.concatenate([row.num_free for row in rows])
+    free = _ragged(np.arange(num_free.sum()), num_free, int(num_free.sum()))
 
     def to_tensor(array: IntArray) -> Tensor:
         return torch.from_numpy(array).to(device)
@@ -114,12 +123,15 @@ def build_pack(rows: Sequence[Row], *, dtype: torch.dtype = torch.float32, devic
         paths=to_tensor(paths),
         path_lengths=to_tensor(path_lengths),
         candidates=to_tensor(candidates),
+        free_indices=to_tensor(np.repeat(ends, num_free) + np.nonzero(free < num_free.sum())[1]),
+        free_ids=to_tensor(np.concatenate([row.free_ids for row in rows])),
+        free=to_tensor(free),
     )
 
 
 def _fed_limits(rows: Sequence[Row]) -> IntArray:
     """Return, for every branch token of every row in order, how many of the trunk's tokens it sees."""
-    lengths = np.concatenate([row.prompt_lengths for row in rows])
+    lengths = np.concatenate([row.context_lengths for row in rows])
     return np.repeat(lengths, [branch.num_fed for row in rows for branch in row.branches])
 
 
@@ -145,7 +157,7 @@ def _branch_mask(
 ) -> Tensor:
     """Return (R, 1, B, T): 0 where a branch's token sees a token, else the least float.
 
-    It sees the trunk as far as its prompt goes, its ancestors and itself. Padding sees the first token of the trunk: a
+    It sees the trunk as far as its context goes, its ancestors and itself. Padding sees the first token of the trunk: a
     token that sees nothing would turn into NaN.
     """
     num_rows, num_fed = fed_mask.shape

@@ -18,6 +18,8 @@ from llmgym.learner.heads import HeadSpec, build_heads
 from llmgym.learner.lora import LoraSettings, attach_lora
 from llmgym.learner.packing import Pack
 from llmgym.learner.row import Row
+from llmgym.nf4 import compute_exactly, is_nf4, nf4_options
+from llmgym.types import Tokenizer
 
 __all__ = ["Policy", "load_model", "load_tokenizer"]
 
@@ -43,6 +45,11 @@ class Policy(nn.Module):
         super().__init__()
         self.config = model.config
         _check_model(model)
+        if lora is None and is_nf4(model):
+            raise LearnerError(
+                "Expected an adapter to learn over weights of 4 bits, which have no gradient, got lora=None. Set lora, "
+                "or leave load_in_4bit out."
+            )
         self.plain_attention: str = model.config._attn_implementation
         use_packed_attention(model)
         self.lora = lora
@@ -99,7 +106,7 @@ class Policy(nn.Module):
             LearnerError: a token id is outside of the vocabulary, or a prompt is too long.
         """
         for row in rows:
-            ids = np.concatenate([row.trunk_ids, *(branch.edge_ids for branch in row.branches)])
+            ids = np.concatenate([row.trunk_ids, row.free_ids, *(branch.edge_ids for branch in row.branches)])
             outside = ids[(ids < 0) | (ids >= self.vocab_size)]
             if len(outside):
                 raise LearnerError(
@@ -174,12 +181,13 @@ class Policy(nn.Module):
         set_peft_model_state_dict(self.model, dict(tensors))
 
 
-def load_model(model: Any, *, device: str | torch.device | None = None) -> Any:
+def load_model(model: Any, *, device: str | torch.device | None = None, load_in_4bit: bool = False) -> Any:
     """Load a causal language model in float32 from a folder or a hub id, or take a copy of one that is given.
 
     Args:
         model: a folder, a hub id, or a transformers PreTrainedModel, which is copied so that it stays as it is.
         device: where to put it; a GPU if there is one, by default.
+        load_in_4bit: pack the weights of linear layers into 4 bits: see `llmgym.nf4`.
 
     Raises:
         LearnerError: there is no such model, or it is not one that this learner can train.
@@ -188,16 +196,28 @@ def load_model(model: Any, *, device: str | torch.device | None = None) -> Any:
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(model, PreTrainedModel):
+        if load_in_4bit:
+            raise LearnerError(
+                "Expected a folder or hub id to load in 4 bits, got a module. Save it first with save_pretrained."
+            )
         return copy.deepcopy(model).to(device=device, dtype=torch.float32)
     try:
         with _no_progress_bars():
-            loaded = AutoModelForCausalLM.from_pretrained(str(model), dtype=torch.float32, attn_implementation="sdpa")
+            loaded = AutoModelForCausalLM.from_pretrained(
+                str(model),
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                **(nf4_options(str(device)) if load_in_4bit else {}),
+            )
     except (OSError, ValueError) as error:
         where = "the folder" if Path(str(model)).is_dir() else "no folder, and the hub id"
         raise LearnerError(
             f"Expected a causal language model to learn with, but {where} {str(model)!r} cannot be loaded: {error} "
             "Give a folder with config.json and safetensors, or a hub id."
         ) from error
+    if load_in_4bit:
+        compute_exactly(loaded)
+        return loaded
     return loaded.to(device)
 
 
@@ -220,8 +240,8 @@ def _without_lora(name: str) -> str:
     return name.replace(".base_layer.", ".")
 
 
-def load_tokenizer(source: str | None) -> Any:
-    """Load the tokenizer beside a model.
+def load_tokenizer(source: str | None) -> Tokenizer:
+    """Load the tokenizer beside a model, which reads what looks like a special token as text, as the engine's does.
 
     Raises:
         LearnerError: there is none.
@@ -230,7 +250,8 @@ def load_tokenizer(source: str | None) -> Any:
 
     try:
         if source is not None:
-            return AutoTokenizer.from_pretrained(source)
+            tokenizer: Tokenizer = AutoTokenizer.from_pretrained(source, split_special_tokens=True)
+            return tokenizer
         reason = "the model was given as a module"
     except (OSError, ValueError) as error:
         reason = str(error)

@@ -5,6 +5,9 @@ that hangs off the trunk where its prompt ends:
 
     trunk     a b c | d e f g | h i j
     branches        ^left     ^left    ^turn left ...
+
+Tokens that were sampled freely are part of the trunk, each predicted where the one before it stands; the candidates
+of such a turn hang off the end of what was read behind its prompt.
 """
 
 from __future__ import annotations
@@ -19,7 +22,24 @@ from llmgym.errors import LearnerError
 from llmgym.learner.branch import EMPTY_BRANCH, Branch, IntArray, build_branch
 from llmgym.types import TokenIds
 
-__all__ = ["Row", "build_rows", "group_rows"]
+__all__ = ["FreeTokens", "Row", "build_rows", "group_rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class FreeTokens:
+    """What stands between a prompt and its candidates.
+
+    Attributes:
+        sampled_ids: tokens that were sampled freely behind the prompt, whose log-probabilities count.
+        fed_ids: what the model reads behind the prompt before its candidates: begins with all of sampled_ids but,
+            perhaps, the last.
+    """
+
+    sampled_ids: TokenIds = ()
+    fed_ids: TokenIds = ()
+
+
+NO_TOKENS = FreeTokens()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,8 +48,12 @@ class Row:
 
     Attributes:
         first_state: position of the row's first state in the list that was packed.
-        trunk_ids: int32 (num_trunk,); the longest prompt; the others are its prefixes.
+        trunk_ids: int32 (num_trunk,); the longest context; the other contexts and all prompts are its prefixes.
         prompt_lengths: int64 (num_states,); tokens of each state's prompt, never falling.
+        context_lengths: int64 (num_states,); tokens of each state's prompt and of what is fed behind it, off whose end
+            its branch hangs.
+        num_free: int64 (num_states,); tokens that were sampled freely behind each prompt.
+        free_ids: int64 (sum of num_free,); those tokens, state after state.
         branches: the branch of each state.
         num_fed: tokens that the branches add to the trunk.
     """
@@ -37,6 +61,9 @@ class Row:
     first_state: int
     trunk_ids: npt.NDArray[np.int32]
     prompt_lengths: IntArray
+    context_lengths: IntArray
+    num_free: IntArray
+    free_ids: IntArray
     branches: tuple[Branch, ...]
     num_fed: int
 
@@ -47,9 +74,9 @@ class Row:
 
     @property
     def num_positions(self) -> int:
-        """Longest sequence the model sees: a prompt with all tokens of a candidate but the last."""
+        """Longest sequence the model sees: a context with all tokens of a candidate but the last."""
         deepest = [int(branch.depths.max(initial=0)) for branch in self.branches]
-        return int((self.prompt_lengths + deepest).max())
+        return int((self.context_lengths + deepest).max())
 
     @property
     def num_states(self) -> int:
@@ -62,28 +89,46 @@ class Row:
         return np.arange(self.first_state, self.first_state + self.num_states)
 
 
-def build_rows(prompts: Sequence[npt.NDArray[np.int32]], candidates: Sequence[tuple[TokenIds, ...]]) -> list[Row]:
+def build_rows(
+    prompts: Sequence[npt.NDArray[np.int32]],
+    candidates: Sequence[tuple[TokenIds, ...]],
+    free: Sequence[FreeTokens] | None = None,
+) -> list[Row]:
     """Pack states into rows, in order: a state joins the row before it where its prompt extends that row's trunk.
 
     Args:
         prompts: one int32 array (num_tokens,) a state.
-        candidates: the candidates of each state as token ids; an empty tuple for a state that is only valued.
+        candidates: the candidates of each state as token ids; an empty tuple for a state that has none.
+        free: what stands between each prompt and its candidates; None for nothing.
 
     Raises:
         LearnerError: a prompt is empty.
     """
-    rows: list[Row] = []
-    first = 0
+    between = [NO_TOKENS] * len(prompts) if free is None else free
+    contexts = [_behind(prompt, tokens.fed_ids) for prompt, tokens in zip(prompts, between, strict=True)]
+    firsts = []
     for state, prompt in enumerate(prompts):
         if len(prompt) == 0:
             raise LearnerError(
                 f"Expected every prompt to have a token, but prompt {state} is empty. Begin it with a first token."
             )
-        if state > first and not _extends(prompt, prompts[state - 1]):
-            rows.append(_build_row(first, prompts[first:state], candidates[first:state]))
-            first = state
-    if len(prompts) > first:
-        rows.append(_build_row(first, prompts[first:], candidates[first:]))
+        if state == 0 or not _extends(prompt, contexts[state - 1]):
+            firsts.append(state)
+    rows = []
+    for first, end in zip(firsts, [*firsts[1:], len(prompts)], strict=True):
+        branches = tuple(build_branch(ids) if ids else EMPTY_BRANCH for ids in candidates[first:end])
+        rows.append(
+            Row(
+                first_state=first,
+                trunk_ids=contexts[end - 1],
+                prompt_lengths=np.array([len(prompt) for prompt in prompts[first:end]]),
+                context_lengths=np.array([len(context) for context in contexts[first:end]]),
+                num_free=np.array([len(tokens.sampled_ids) for tokens in between[first:end]]),
+                free_ids=np.array([token for tokens in between[first:end] for token in tokens.sampled_ids], np.int64),
+                branches=branches,
+                num_fed=sum(branch.num_fed for branch in branches),
+            )
+        )
     return rows
 
 
@@ -109,10 +154,6 @@ def _extends(prompt: npt.NDArray[np.int32], shorter: npt.NDArray[np.int32]) -> b
     return len(prompt) >= len(shorter) and bool(np.array_equal(prompt[: len(shorter)], shorter))
 
 
-def _build_row(
-    first_state: int, prompts: Sequence[npt.NDArray[np.int32]], candidates: Sequence[tuple[TokenIds, ...]]
-) -> Row:
-    """Make a row of prompts that each extend the one before."""
-    branches = tuple(build_branch(ids) if ids else EMPTY_BRANCH for ids in candidates)
-    lengths = np.array([len(prompt) for prompt in prompts])
-    return Row(first_state, prompts[-1], lengths, branches, sum(branch.num_fed for branch in branches))
+def _behind(prompt: npt.NDArray[np.int32], fed_ids: TokenIds) -> npt.NDArray[np.int32]:
+    """Return a prompt with tokens behind it."""
+    return np.concatenate([prompt, np.array(fed_ids, np.int32)]) if fed_ids else prompt

@@ -15,6 +15,8 @@ class LearnerSettings:
 
     Attributes:
         lora: trains a low-rank adapter; where it is left out, all weights are trained.
+        load_in_4bit: packs the weights under the adapter into 4 bits (QLoRA, https://arxiv.org/abs/2305.14314): far
+            less memory, and slower. An engine of vLLM then serves the plain weights that they stand for.
         learning_rate: of the model or its adapter, above 0; larger learns faster and less steadily.
         head_learning_rate: of the heads.
         warmup_updates: updates in which the learning rate of the model rises to its full height, so that the critic
@@ -27,6 +29,7 @@ class LearnerSettings:
     """
 
     lora: LoraSettings | None = None
+    load_in_4bit: bool = False
     learning_rate: float = 3e-4
     head_learning_rate: float = 1e-3
     warmup_updates: int = 0

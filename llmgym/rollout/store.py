@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import numpy.typing as npt
 from llmgym.types import Trajectory, Turn
 
 __all__ = ["read_trajectories", "write_trajectories"]
+
+_PLAIN = [field.name for field in fields(Turn) if field.name != "prompt_ids"]
+"""What of a turn is written as it is."""
 
 
 def write_trajectories(file: Path, trajectories: Iterable[Trajectory]) -> None:
@@ -33,18 +37,7 @@ def _to_json(trajectory: Trajectory) -> dict[str, Any]:
     before: npt.NDArray[np.int32] = np.empty(0, dtype=np.int32)
     turns = []
     for turn in trajectory.turns:
-        turns.append(
-            {
-                **_added(before, turn.prompt_ids),
-                "candidate_ids": turn.candidate_ids,
-                "action": turn.action,
-                "logprob": turn.logprob,
-                "reward": turn.reward,
-                "terminated": turn.terminated,
-                "truncated": turn.truncated,
-                "policy_version": turn.policy_version,
-            }
-        )
+        turns.append({**_added(before, turn.prompt_ids), **{name: getattr(turn, name) for name in _PLAIN}})
         before = turn.prompt_ids
     final = None if trajectory.final_prompt_ids is None else _added(before, trajectory.final_prompt_ids)
     return {"env_index": trajectory.env_index, "seed": trajectory.seed, "turns": turns, "final": final}
@@ -55,18 +48,11 @@ def _from_json(data: dict[str, Any]) -> Trajectory:
     turns = []
     for turn in data["turns"]:
         prompt = _restored(prompt, turn)
-        turns.append(
-            Turn(
-                prompt_ids=prompt,
-                candidate_ids=tuple(tuple(ids) for ids in turn["candidate_ids"]),
-                action=turn["action"],
-                logprob=turn["logprob"],
-                reward=turn["reward"],
-                terminated=turn["terminated"],
-                truncated=turn["truncated"],
-                policy_version=turn["policy_version"],
-            )
-        )
+        values = {name: turn[name] for name in _PLAIN}
+        values["candidate_ids"] = tuple(tuple(ids) for ids in values["candidate_ids"])
+        for name in ("sampled_ids", "cue_ids"):
+            values[name] = tuple(values[name])
+        turns.append(Turn(prompt_ids=prompt, **values))
     final = None if data["final"] is None else _restored(prompt, data["final"])
     return Trajectory(tuple(turns), final, data["env_index"], data["seed"])
 

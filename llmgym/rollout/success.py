@@ -22,6 +22,7 @@ class SuccessRate:
         episodes: how many were played.
         mean_return: mean undiscounted return of an episode, unscaled.
         mean_turns: mean length of an episode in turns.
+        unparsed: share of turns whose answer named no action, so that the fallback was taken.
     """
 
     success: float
@@ -30,6 +31,7 @@ class SuccessRate:
     episodes: int
     mean_return: float
     mean_turns: float
+    unparsed: float = 0.0
 
 
 def wilson_interval(num_successes: int, num_trials: int, z: float = Z_95) -> tuple[float, float]:

@@ -12,10 +12,9 @@ from llmgym.config import RunConfig
 from llmgym.errors import ConfigError
 from llmgym.learner import Learner, ValueHead
 from llmgym.rollout.batch import make_batch
-from llmgym.rollout.demonstrations import Expert, demonstrate
+from llmgym.rollout.demonstrations import Expert, Speaker, demonstrate
 from llmgym.run.report import Reporter
 from llmgym.run.seeds import training_seed
-from llmgym.text.prompt import make_prompt
 from llmgym.types import Trajectory
 
 __all__ = ["clone_expert", "find_expert"]
@@ -30,6 +29,7 @@ def clone_expert(config: RunConfig, model: str, reporter: Reporter) -> Learner:
     learner = Learner(
         model,
         lora=settings.lora,
+        load_in_4bit=settings.load_in_4bit,
         heads={"value": ValueHead},
         algorithm=BehaviourCloning(1, clone.minibatch_turns, clone.value_coef),
         acting=config.acting,
@@ -74,12 +74,10 @@ def _demonstrations(config: RunConfig, learner: Learner, reporter: Reporter) -> 
     expert = find_expert(config.env)
     env = gym.make(config.env)
     seeds = (training_seed(config.seed, DEMONSTRATION_STREAM, number) for number in count())
-    limit = learner.max_context_tokens
+    speaker = Speaker(learner.tokenizer, config.prompt, config.acting, learner.max_context_tokens)
     trajectories: list[Trajectory] = []
     reporter.stage("demonstrations", config.clone.episodes, "episodes")
-    for trajectory in demonstrate(
-        env, expert, seeds, config.clone.episodes, lambda: make_prompt(config.prompt, learner.tokenizer, limit)
-    ):
+    for trajectory in demonstrate(env, expert, seeds, config.clone.episodes, speaker):
         trajectories.append(trajectory)
         reporter.advance(len(trajectories), {"return": trajectory.turns[-1].reward})
     env.close()

@@ -11,11 +11,13 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from llmgym.candidates import close_prefixes, constrained_logprobs
 from llmgym.config import RunConfig
+from llmgym.rollout.collector import options
 from llmgym.run.policy import serve_policy
 from llmgym.run.seeds import HELD_OUT_SEED
 from llmgym.run.venv import check_env_id
-from llmgym.text.histories import Histories, as_vector
+from llmgym.text.histories import History, actions_of
 from llmgym.text.prompt import make_prompt
 from llmgym.types import Acting, Choice, Engine
 
@@ -31,12 +33,14 @@ class PlayStep:
         mission: what the agent is to do.
         text: what it saw.
         actions: the candidates.
-        probabilities: of each candidate, adding up to 1.
+        probabilities: of each candidate, adding up to 1; () where free text names the action.
         chosen: index of the action taken.
         reward: of the step that followed.
         terminated: whether that step ended the episode by the environment's rules.
         truncated: whether it ended it by a limit.
         frame: uint8 (height, width, 3); the environment's picture before the step, or None.
+        said: what was written freely before the action: an answer or a thought; "" where actions are drawn at once.
+        is_parsed: False where an answer named no action, and the fallback was taken.
     """
 
     turn: int
@@ -49,6 +53,8 @@ class PlayStep:
     terminated: bool
     truncated: bool
     frame: npt.NDArray[np.uint8] | None
+    said: str = ""
+    is_parsed: bool = True
 
 
 def play(
@@ -80,13 +86,16 @@ def play(
         if temperature is None:
             temperature = config.evaluation.temperature
         acting = replace(config.acting, temperature=temperature)
-        histories = Histories(1, lambda: make_prompt(config.prompt, engine.tokenizer, engine.max_context_tokens))
+        prompt = make_prompt(config.prompt, engine.tokenizer, engine.max_context_tokens, acting.how)
+        history = History(prompt, acting)
         seen, info = env.reset(seed=HELD_OUT_SEED + seed)
-        histories.begin(0, *as_vector(seen, info))
+        history.begin(str(seen["mission"]), str(seen["text"]), actions_of(info))
         for turn in count() if max_turns is None else range(max_turns):
             frame: Any = env.render() if render else None
-            actions = histories.actions[0]
-            choice = _choose(engine, histories, acting, seed << 24 | turn)
+            actions = history.actions
+            draw_seed = seed << 24 | turn
+            (choice,) = engine.act([history.prompt_ids], [options(history, acting)], acting, [draw_seed])
+            probabilities = _probabilities(engine, history, choice, acting)
             is_text = not isinstance(env.action_space, gym.spaces.Discrete)
             action = actions[choice.index] if is_text else choice.index
             observation, reward, terminated, truncated, info = env.step(action)
@@ -95,28 +104,30 @@ def play(
                 mission=str(seen["mission"]),
                 text=str(seen["text"]),
                 actions=actions,
-                probabilities=tuple(np.exp(choice.logprobs.astype(np.float64)).tolist()),
+                probabilities=probabilities,
                 chosen=choice.index,
                 reward=float(reward),
                 terminated=terminated,
                 truncated=truncated,
                 frame=frame,
+                said=choice.text,
+                is_parsed=choice.is_parsed,
             )
             if terminated or truncated:
                 break
-            histories.extend(0, choice.index, *as_vector(observation, info))
+            history.extend(choice, str(observation["text"]), actions_of(info))
             seen = observation
         env.close()
 
 
-def _choose(engine: Engine, histories: Histories, acting: Acting, seed: int) -> Choice:
-    """Draw the next action of the one episode."""
-    (choice,) = engine.choose(
-        [histories.prompts[0].token_ids],
-        [histories.candidate_ids[0]],
-        how=acting.how,
-        temperature=acting.temperature,
-        seed=[seed],
-        normalize=acting.normalize,
-    )
-    return choice
+def _probabilities(engine: Engine, history: History, choice: Choice, acting: Acting) -> tuple[float, ...]:
+    """Return the probability of every candidate; () where actions are named by free text."""
+    if acting.how == "text":
+        return ()
+    logprobs = choice.logprobs
+    if np.isnan(logprobs).any():
+        # Sampling token by token knows only the path it took; scoring knows all.
+        closed = close_prefixes(choice.candidate_ids, engine.tokenizer.eos_token_id)
+        (tokens,) = engine.score([history.prompt_ids], [closed], "none")
+        logprobs = constrained_logprobs(closed, tokens, acting.temperature)
+    return tuple(np.exp(logprobs.astype(np.float64)).tolist())

@@ -42,6 +42,7 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> EvalResult
                 prompt=served.config.prompt,
                 acting=replace(served.config.acting, temperature=temperature),
                 first_seed=first_seed,
+                barrier=served.config.collect.barrier,
                 reporter=reporter,
             )
             seconds = time.monotonic() - started

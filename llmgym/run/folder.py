@@ -21,13 +21,15 @@ _CHECKPOINT = re.compile(r"update-(\d{6})")
 class RunFolder:
     """The files of one run.
 
-    `config.toml` (resolved), `model/` (a model that was built for the run), `metrics.jsonl` (one object an update),
+    `config.toml` (resolved), `model/` (a model that was built for the run), `dequantized/` (the plain weights of one
+    that is learned on in 4 bits), `metrics.jsonl` (one object an update),
     `checkpoints/update-NNNNNN/`, `trajectories/`, `tensorboard/`, `evaluations.json`, `result.json` and plots.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.model = path / "model"
+        self.dequantized = path / "dequantized"
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.trajectories = path / "trajectories"

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llmgym.rollout.collector import Collector
 from llmgym.rollout.success import SuccessRate, wilson_interval
+from llmgym.run.collecting import open_collector
 from llmgym.run.report import Reporter
 from llmgym.run.seeds import HELD_OUT_SEED
-from llmgym.run.venv import make_venv
 from llmgym.text.prompt import PromptSettings
 from llmgym.types import Acting, Engine
 
@@ -26,12 +25,16 @@ def measure_engine(
     prompt: PromptSettings,
     acting: Acting,
     first_seed: int = HELD_OUT_SEED,
+    barrier: bool = True,
     reporter: Reporter,
 ) -> SuccessRate:
     """Play episodes first_seed, first_seed + 1, ..., and tell how many succeed (return above 0).
 
     Seeds are dealt to the environments in turn, and all episodes are played to their end: short ones count no more
     than long ones.
+
+    Args:
+        barrier: whether environments wait for each other at every step; the outcome is the same.
     """
     num_envs = min(num_envs, episodes)
 
@@ -39,19 +42,34 @@ def measure_engine(
         position = number * num_envs + env_index
         return first_seed + position if position < episodes else None
 
-    venv = make_venv(env_id, num_envs)
-    try:
-        collector = Collector(venv, engine, prompt=prompt, acting=acting, seed=first_seed, episode_seed=episode_seed)
+    with open_collector(
+        env_id,
+        num_envs,
+        engine,
+        barrier=barrier,
+        prompt=prompt,
+        acting=acting,
+        seed=first_seed,
+        episode_seed=episode_seed,
+    ) as collector:
         returns: list[float] = []
         turns: list[int] = []
+        num_unparsed = 0
         for trajectory in collector.episodes():
             returns.append(sum(turn.reward for turn in trajectory.turns))
             turns.append(len(trajectory.turns))
+            num_unparsed += sum(not turn.is_parsed for turn in trajectory.turns)
             reporter.advance(len(returns), {"success": _success(returns), "return": float(np.mean(returns))})
-    finally:
-        venv.close()
     low, high = wilson_interval(sum(one > 0 for one in returns), len(returns))
-    return SuccessRate(_success(returns), low, high, len(returns), float(np.mean(returns)), float(np.mean(turns)))
+    return SuccessRate(
+        success=_success(returns),
+        low=low,
+        high=high,
+        episodes=len(returns),
+        mean_return=float(np.mean(returns)),
+        mean_turns=float(np.mean(turns)),
+        unparsed=num_unparsed / sum(turns),
+    )
 
 
 def _success(returns: Sequence[float]) -> float:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from llmgym.run.folder import RunFolder
-from llmgym.types import Trajectory
+from llmgym.types import Acting, Trajectory
 
-__all__ = ["MetricsLog", "RunningEpisodes"]
+__all__ = ["MetricsLog", "RunningEpisodes", "unparsed_share"]
 
 STEPS = ("update", "env_steps")
 
@@ -88,3 +88,11 @@ class RunningEpisodes:
             "return": float(np.mean(returns)),
             "episode_turns": float(np.mean(lengths)),
         }
+
+
+def unparsed_share(trajectories: Sequence[Trajectory], acting: Acting) -> dict[str, float]:
+    """Return `unparsed`, the share of turns whose answer named no action; nothing where answers are not parsed."""
+    if acting.how != "text":
+        return {}
+    parsed = [turn.is_parsed for trajectory in trajectories for turn in trajectory.turns]
+    return {"unparsed": 1.0 - sum(parsed) / len(parsed)}

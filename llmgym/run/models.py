@@ -9,10 +9,13 @@ from typing import Any
 
 from llmgym.config import RunConfig
 from llmgym.errors import ConfigError, did_you_mean
+from llmgym.learner.folder import whole_folder
 from llmgym.learner.tiny import build_tiny_model
+from llmgym.nf4 import write_dequantized
+from llmgym.run.folder import RunFolder
 from llmgym.run.language import sample_language
 
-__all__ = ["NAMED_MODELS", "check_model", "prepare_model", "run_model"]
+__all__ = ["NAMED_MODELS", "check_model", "prepare_model", "run_model", "served_model"]
 
 NAMED_MODELS = ("tiny", "smollm2")
 """Names that are not a folder or a hub id."""
@@ -44,6 +47,23 @@ def run_model(config: RunConfig, folder: Path) -> str:
     if (folder / "config.json").is_file():
         return str(folder)
     return SMOLLM2_HUB_ID if config.model == "smollm2" else config.model
+
+
+def served_model(config: RunConfig, folder: RunFolder) -> str:
+    """Return where the engine of a run finds its model.
+
+    It is the learner's, but where only the learner's has 4 bits: then the plain weights that those stand for, which
+    are written once. Engine and learner compute the same policy either way.
+    """
+    model = run_model(config, folder.model)
+    if not config.learner.load_in_4bit or config.engine.load_in_4bit:
+        return model
+    if not (folder.dequantized / "config.json").is_file():
+        import torch
+
+        with whole_folder(folder.dequantized) as unfinished:
+            write_dequantized(model, unfinished, device="cuda" if torch.cuda.is_available() else "cpu")
+    return str(folder.dequantized)
 
 
 def check_model(name: str) -> None:

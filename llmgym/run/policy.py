@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from llmgym.engine import load_engine
 from llmgym.engine.scripted_engine import ScriptedEngine
 from llmgym.learner import Learner
 from llmgym.run.folder import RunFolder
-from llmgym.run.models import NAMED_MODELS, prepare_model, run_model
+from llmgym.run.models import NAMED_MODELS, prepare_model, served_model
 from llmgym.sync.folders import memory_folder
 from llmgym.types import Engine
 
@@ -50,8 +50,8 @@ def serve_policy(policy: str, config: RunConfig) -> Iterator[ServedPolicy]:
         config = replace(folder.config(), env=config.env)
         _, checkpoint = folder.newest_checkpoint()
         learner = Learner.load(checkpoint)
-        model = run_model(config, folder.model)
-        with load_engine(model, config.backend, **asdict(config.engine)) as engine:
+        model = served_model(config, folder)
+        with closing(learner), load_engine(model, config.backend, **asdict(config.engine)) as engine:
             learner.publish(engine, version=learner.version)
             yield ServedPolicy(policy, engine, config)
     else:

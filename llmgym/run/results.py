@@ -24,6 +24,7 @@ class EvalRow:
         episodes: held-out episodes that were played.
         mean_return: mean undiscounted return of an episode.
         mean_turns: mean length of an episode.
+        unparsed: share of turns whose answer named no action.
     """
 
     name: str
@@ -33,6 +34,7 @@ class EvalRow:
     episodes: int
     mean_return: float
     mean_turns: float
+    unparsed: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the name."""

@@ -9,27 +9,29 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llmgym.config import RunConfig
-from llmgym.engine import load_engine
+from llmgym.engine import check_engine, load_engine
+from llmgym.engine.parser import load_parser
 from llmgym.engine.scripted_engine import ScriptedEngine
 from llmgym.learner import Learner
 from llmgym.rollout.batch import make_batch
-from llmgym.rollout.collector import Collector
 from llmgym.rollout.store import write_trajectories
 from llmgym.run.clone import clone_expert, find_expert
+from llmgym.run.collecting import open_collector
 from llmgym.run.folder import RunFolder, write_whole
 from llmgym.run.measure import measure_engine
-from llmgym.run.metrics import MetricsLog, RunningEpisodes
-from llmgym.run.models import check_model, prepare_model, run_model
+from llmgym.run.metrics import MetricsLog, RunningEpisodes, unparsed_share
+from llmgym.run.models import check_model, prepare_model, served_model
 from llmgym.run.plot import plot_learning_curve
 from llmgym.run.report import Reporter, SilentReporter
 from llmgym.run.results import TrainResult, eval_row
 from llmgym.run.seeds import training_seed
-from llmgym.run.venv import check_env_id, make_venv
+from llmgym.run.venv import check_env_id
 from llmgym.types import Acting, Engine
 
 __all__ = ["train"]
@@ -67,7 +69,7 @@ def train(
         learner.set_algorithm(run.config.ppo, learning_rate=run.config.learner.learning_rate)
         rows = run.folder.forget_after(num_done)
         seconds_before = rows[-1]["seconds"] if rows else 0.0
-        with _load_engine(run) as engine:
+        with closing(learner), _load_engine(run) as engine:
             learner.publish(engine, version=learner.version)
             if run.config.clone.episodes and "clone" not in run.folder.read_evaluations():
                 _measure(run, "clone", engine)
@@ -86,10 +88,11 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
         started: when the run would have begun had it never been interrupted, on the monotonic clock.
     """
     config, folder = run.config, run.folder
-    venv = make_venv(config.env, config.collect.num_envs)
-    collector = Collector(
-        venv,
+    collecting = open_collector(
+        config.env,
+        config.collect.num_envs,
         engine,
+        barrier=config.collect.barrier,
         prompt=config.prompt,
         acting=config.acting,
         seed=training_seed(config.seed, num_done),
@@ -100,16 +103,18 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
     run.reporter.stage("reinforcement learning", config.updates, "updates")
     done, is_learning = num_done, False
     try:
-        with MetricsLog(folder) as log:
+        with collecting as collector, MetricsLog(folder) as log:
             for update in range(num_done + 1, config.updates + 1):
                 begun = time.monotonic()
                 trajectories = collector.collect(config.collect.steps_per_update)
                 collected = time.monotonic()
                 is_learning = True
+                engine.sleep()
                 batch = make_batch(trajectories, learner.values(trajectories), config.returns)
                 learner.scale_learning_rate(config.learner.learning_rate_factor(update, config.updates))
                 metrics = learner.update(batch)
                 learned = time.monotonic()
+                engine.wake_up()
                 swap = learner.publish(engine)
                 ended = time.monotonic()
                 row = {
@@ -117,6 +122,7 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
                     "env_steps": update * env_steps_an_update,
                     "seconds": ended - started,
                     **episodes.ended(trajectories),
+                    **unparsed_share(trajectories, config.acting),
                     **metrics,
                     **swap,
                     "policy_version": engine.version,
@@ -136,8 +142,6 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
         if not is_learning:
             learner.save(folder.checkpoint(done))
         raise
-    finally:
-        venv.close()
 
 
 def _open(config: RunConfig, path: Path, reporter: Reporter, resume: bool) -> _Run:
@@ -147,6 +151,8 @@ def _open(config: RunConfig, path: Path, reporter: Reporter, resume: bool) -> _R
         config = folder.config()
     check_env_id(config.env)
     check_model(config.model)
+    if config.acting.parser:
+        load_parser(config.acting.parser)
     if config.clone.episodes:
         find_expert(config.env)
     if not resume:
@@ -158,6 +164,7 @@ def _first_learner(run: _Run) -> Learner:
     """Build the model, measure the random policy, clone the expert, and keep the outcome as checkpoint 0."""
     run.reporter.stage("model", None, "")
     model = prepare_model(run.config, run.folder.model)
+    check_engine(model, run.config.backend, run.config.engine)
     _measure(run, "random", ScriptedEngine())
     learner = clone_expert(run.config, model, run.reporter)
     learner.save(run.folder.checkpoint(0))
@@ -166,7 +173,7 @@ def _first_learner(run: _Run) -> Learner:
 
 def _load_engine(run: _Run) -> Engine:
     run.reporter.stage("engine", None, "")
-    model = run_model(run.config, run.folder.model)
+    model = served_model(run.config, run.folder)
     return load_engine(model, run.config.backend, **asdict(run.config.engine))
 
 
@@ -174,14 +181,15 @@ def _measure(run: _Run, name: str, engine: Engine) -> None:
     """Evaluate a policy on the held-out episodes, and keep the outcome in the run folder."""
     settings = run.config.evaluation
     run.reporter.stage(f"evaluation: {name}", settings.episodes, "episodes")
-    acting = Acting(run.config.acting.how, run.config.acting.normalize, settings.temperature)
+    acting = replace(run.config.acting, temperature=settings.temperature)
     measured = measure_engine(
         engine,
         run.config.env,
         episodes=settings.episodes,
         num_envs=settings.num_envs,
         prompt=run.config.prompt,
-        acting=acting if name != "random" else replace(acting, how="score", temperature=1.0),
+        acting=acting if name != "random" else Acting(),
+        barrier=run.config.collect.barrier,
         reporter=run.reporter,
     )
     run.folder.write_evaluation(name, asdict(measured))

@@ -1,4 +1,4 @@
-"""Vector environments as a run needs them: reset one by one, with seeds of their own."""
+"""Environments as a run needs them: many, reset one by one, with seeds of their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from llmgym.errors import EnvError, did_you_mean
 
-__all__ = ["check_env_id", "make_venv"]
+__all__ = ["check_env_id", "make_envs", "make_venv"]
 
 
 def make_venv(env_id: str, num_envs: int) -> VectorEnv[Any, Any, Any]:
@@ -25,6 +25,16 @@ def make_venv(env_id: str, num_envs: int) -> VectorEnv[Any, Any, Any]:
         vectorization_mode="sync",
         vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
     )
+
+
+def make_envs(env_id: str, num_envs: int) -> list[gym.Env[Any, Any]]:
+    """Make single environments, which step one by one.
+
+    Raises:
+        EnvError: there is no such environment.
+    """
+    check_env_id(env_id)
+    return [gym.make(env_id) for _ in range(num_envs)]
 
 
 def check_env_id(env_id: str) -> None:

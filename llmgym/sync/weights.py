@@ -1,11 +1,11 @@
-"""Full weights: hand every weight of the learner to the engine. Knows the Engine protocol only."""
+"""Full weights: hand every weight of the learner to the engine, and the file they travel in. Knows no engine."""
 
 from __future__ import annotations
 
 from llmgym.errors import LLMGymError, SyncError
 from llmgym.types import Engine, NamedTensors
 
-__all__ = ["publish_weights"]
+__all__ = ["publish_weights", "write_weights"]
 
 
 def publish_weights(engine: Engine, named_tensors: NamedTensors, version: int) -> None:
@@ -26,3 +26,15 @@ def publish_weights(engine: Engine, named_tensors: NamedTensors, version: int) -
             f"Expected the engine to take the weights of policy version {version}, but it refused: {error} "
             "Do not go on with this run: the engine may hold part of them."
         ) from error
+
+
+def write_weights(named_tensors: NamedTensors, file: str) -> None:
+    """Write weights, wherever they are, into a safetensors file.
+
+    Args:
+        named_tensors: every weight by its Hugging Face name.
+        file: where to; its folder is there.
+    """
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().contiguous() for name, tensor in named_tensors}, file)

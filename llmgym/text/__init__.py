@@ -1,6 +1,6 @@
 """An environment spoken to in text: prompts, histories, actions, wrappers. Knows gymnasium and numpy only."""
 
-from llmgym.text.histories import Histories, action_index, as_vector
+from llmgym.text.histories import Histories, History, action_index, actions_of
 from llmgym.text.prompt import AppendedPrompt, Prompt, PromptSettings, WindowPrompt, make_prompt
 from llmgym.text.score_actions import ScoreActions
 from llmgym.text.text_env import TextEnv
@@ -8,12 +8,13 @@ from llmgym.text.text_env import TextEnv
 __all__ = [
     "AppendedPrompt",
     "Histories",
+    "History",
     "Prompt",
     "PromptSettings",
     "ScoreActions",
     "TextEnv",
     "WindowPrompt",
     "action_index",
-    "as_vector",
+    "actions_of",
     "make_prompt",
 ]

@@ -1,48 +1,101 @@
-"""Histories: the prompts of all episodes of a vector environment, kept in step with it."""
+"""Histories: what the agent of each environment has seen and said, kept in step with a vector environment."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from llmgym.errors import EnvError
 from llmgym.text.prompt import Prompt
-from llmgym.types import TokenIds
+from llmgym.types import Acting, Choice, TokenIds
 
-__all__ = ["Histories", "action_index", "as_vector"]
+__all__ = ["Histories", "History", "action_index", "actions_of"]
+
+DEFAULT_ACTING = Acting()
 
 
-class Histories:
-    """One prompt an environment of a vector, with the actions that are open in it now.
+class History:
+    """One episode as its agent knows it.
 
     Attributes:
-        prompts: one an environment.
-        actions: the candidates of each environment's current state, as texts.
+        prompt: all of it, as the model reads it.
+        actions: the candidates of the current state, as texts.
         candidate_ids: the same, as token ids.
     """
 
-    def __init__(self, num_envs: int, make: Callable[[], Prompt]) -> None:
-        self.prompts = [make() for _ in range(num_envs)]
-        self.actions: list[tuple[str, ...]] = [()] * num_envs
-        self.candidate_ids: list[tuple[TokenIds, ...]] = [()] * num_envs
+    __slots__ = ("_acting", "actions", "candidate_ids", "prompt")
+
+    def __init__(self, prompt: Prompt, acting: Acting = DEFAULT_ACTING) -> None:
+        """Keep a history in a prompt, for actions that are taken in the way of acting."""
+        self.prompt = prompt
+        self.actions: tuple[str, ...] = ()
+        self.candidate_ids: tuple[TokenIds, ...] = ()
+        self._acting = acting
+
+    @property
+    def prompt_ids(self) -> npt.NDArray[np.int32]:
+        """int32 (num_tokens,); the prompt now. The array is never changed afterwards."""
+        return self.prompt.token_ids
+
+    def begin(self, mission: str, text: str, actions: tuple[str, ...]) -> None:
+        """Start an episode from its first observation."""
+        self.prompt.begin(mission, text, actions)
+        self._set(actions)
+
+    def extend(self, taken: int | Choice, text: str, actions: tuple[str, ...]) -> None:
+        """Add the action taken and the observation that followed.
+
+        Args:
+            taken: the engine's choice, of which all that was said enters, token by token as it was sampled (only the
+                end of the sequence is left out); or the index of an action among the candidates.
+            text: what was observed.
+            actions: the candidates now.
+        """
+        said, said_ids = self._said(taken)
+        self.prompt.extend(said, said_ids, text, actions)
+        self._set(actions)
+
+    def _said(self, taken: int | Choice) -> tuple[str, TokenIds]:
+        """Return what the agent said, as text and as token ids."""
+        if isinstance(taken, Choice) and self._acting.how == "text":
+            return taken.text, taken.kept_ids
+        index = taken.index if isinstance(taken, Choice) else taken
+        action, action_ids = self.actions[index], self.candidate_ids[index]
+        if isinstance(taken, Choice) and self._acting.how == "reason":
+            return f"{taken.text}{self._acting.cue} {action}", (*taken.kept_ids, *taken.cue_ids, *action_ids)
+        return action, action_ids
+
+    def _set(self, actions: tuple[str, ...]) -> None:
+        self.actions = actions
+        self.candidate_ids = self.prompt.candidates(actions)
+
+
+class Histories:
+    """One history an environment of a vector."""
+
+    def __init__(self, num_envs: int, make: Callable[[], Prompt], acting: Acting = DEFAULT_ACTING) -> None:
+        """Keep num_envs histories, each in a prompt of its own."""
+        self._histories = [History(make(), acting) for _ in range(num_envs)]
 
     def begin(self, env_index: int, observations: Mapping[str, Any], infos: Mapping[str, Any]) -> None:
         """Start an episode from the observation of a reset."""
-        actions = _actions(infos, env_index)
         mission, text = str(observations["mission"][env_index]), str(observations["text"][env_index])
-        self.prompts[env_index].begin(mission, text, actions)
-        self._set(env_index, actions)
+        self[env_index].begin(mission, text, actions_of(infos, env_index))
 
-    def extend(self, env_index: int, action: int, observations: Mapping[str, Any], infos: Mapping[str, Any]) -> None:
-        """Add the action taken (its index among the candidates) and the observation that followed."""
-        taken, taken_ids = self.actions[env_index][action], self.candidate_ids[env_index][action]
-        actions = _actions(infos, env_index)
-        self.prompts[env_index].extend(taken, taken_ids, str(observations["text"][env_index]), actions)
-        self._set(env_index, actions)
+    def extend(
+        self, env_index: int, taken: int | Choice, observations: Mapping[str, Any], infos: Mapping[str, Any]
+    ) -> None:
+        """Add the action taken and the observation that followed; see `History.extend`."""
+        self[env_index].extend(taken, str(observations["text"][env_index]), actions_of(infos, env_index))
 
-    def _set(self, env_index: int, actions: tuple[str, ...]) -> None:
-        self.actions[env_index] = actions
-        self.candidate_ids[env_index] = self.prompts[env_index].candidates(actions)
+    def __getitem__(self, env_index: int) -> History:
+        return self._histories[env_index]
+
+    def __iter__(self) -> Iterator[History]:
+        return iter(self._histories)
 
 
 def action_index(action: Any, actions: Sequence[str]) -> int:
@@ -61,15 +114,19 @@ def action_index(action: Any, actions: Sequence[str]) -> int:
     return index
 
 
-def as_vector(observation: Mapping[str, Any], info: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Show one environment's observation and info as those of a vector of one."""
-    return {key: [value] for key, value in observation.items()}, {"actions": [info["actions"]]}
+def actions_of(infos: Mapping[str, Any], env_index: int | None = None) -> tuple[str, ...]:
+    """Return the candidate actions that an info holds: a vector's, of one of its environments, or one environment's.
 
-
-def _actions(infos: Mapping[str, Any], env_index: int) -> tuple[str, ...]:
-    if "actions" not in infos or infos["actions"][env_index] is None:
+    Raises:
+        EnvError: it holds none.
+    """
+    actions = infos.get("actions")
+    if actions is not None and env_index is not None:
+        actions = actions[env_index]
+    if actions is None:
+        whose = "" if env_index is None else f" of environment {env_index}"
         raise EnvError(
-            f"Expected info['actions'] to hold the candidate actions of environment {env_index}, found nothing. "
+            f"Expected info['actions'] to hold the candidate actions{whose}, found nothing. "
             "Wrap the environment with llmgym.text.TextEnv."
         )
-    return tuple(infos["actions"][env_index])
+    return tuple(actions)

@@ -1,7 +1,7 @@
 """Prompts: what the model reads before it acts, as token ids. Knows neither engine nor environment.
 
 A prompt is built from pieces that are tokenized once, each by itself; what was sampled enters as the ids that were
-sampled, and nothing is ever tokenized again.
+sampled, and nothing is ever tokenized again. Where a thought comes before the action, the prompt asks for a thought.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmgym.errors import PromptError
-from llmgym.types import TokenIds, Tokenizer
+from llmgym.types import How, TokenIds, Tokenizer
 
 __all__ = ["AppendedPrompt", "Prompt", "PromptSettings", "WindowPrompt", "make_prompt"]
 
@@ -40,12 +40,12 @@ class Prompt(Protocol):
         """Start an episode with its mission, first observation and the actions open now."""
         ...
 
-    def extend(self, action: str, action_ids: TokenIds, text: str, actions: tuple[str, ...]) -> None:
-        """Add the action taken and the observation that followed."""
+    def extend(self, said: str, said_ids: TokenIds, text: str, actions: tuple[str, ...]) -> None:
+        """Add what the agent said (an action, an answer, or a thought and an action) and what it observed then."""
         ...
 
     def candidates(self, actions: tuple[str, ...]) -> tuple[TokenIds, ...]:
-        """Return the token ids of actions, as they would follow the prompt."""
+        """Return the token ids of actions, as they would follow the prompt (or the cue behind a thought)."""
         ...
 
     @property
@@ -54,15 +54,16 @@ class Prompt(Protocol):
         ...
 
 
-def make_prompt(settings: PromptSettings, tokenizer: Tokenizer, max_tokens: int) -> Prompt:
+def make_prompt(settings: PromptSettings, tokenizer: Tokenizer, max_tokens: int, how: How = "score") -> Prompt:
     """Make the prompt of one episode.
 
     Args:
         max_tokens: the model's context; a longer prompt is a PromptError.
+        how: actions are taken; "reason" asks for a thought where the others ask for an action.
     """
     if settings.history == "append":
-        return AppendedPrompt(tokenizer, max_tokens)
-    return WindowPrompt(tokenizer, max_tokens, settings.num_observations)
+        return AppendedPrompt(tokenizer, max_tokens, how)
+    return WindowPrompt(tokenizer, max_tokens, settings.num_observations, how)
 
 
 class AppendedPrompt:
@@ -81,8 +82,9 @@ class AppendedPrompt:
     Action:
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int, how: How = "score") -> None:
         self._tokenizer = tokenizer
+        self._asks_for = "Thought" if how == "reason" else "Action"
         self._max_tokens = max_tokens
         self._ids: npt.NDArray[np.int32] = np.empty(0, dtype=np.int32)
         self._num_turns = 0
@@ -90,15 +92,15 @@ class AppendedPrompt:
 
     def begin(self, mission: str, text: str, actions: tuple[str, ...]) -> None:
         """Start an episode; see `Prompt.begin`."""
-        head = f"Possible actions: {', '.join(actions)}\nGoal: {mission}\nObservation: {text}\nAction:"
+        head = f"Possible actions: {', '.join(actions)}\nGoal: {mission}\nObservation: {text}\n{self._asks_for}:"
         self._num_turns = 0
         self._ids = np.array(self._encode(head), dtype=np.int32)
         self._check()
 
-    def extend(self, action: str, action_ids: TokenIds, text: str, actions: tuple[str, ...]) -> None:
+    def extend(self, said: str, said_ids: TokenIds, text: str, actions: tuple[str, ...]) -> None:
         """Add a turn; see `Prompt.extend`."""
         self._num_turns += 1
-        turn = (*action_ids, *self._encode(f"\nObservation: {text}\nAction:"))
+        turn = (*said_ids, *self._encode(f"\nObservation: {text}\n{self._asks_for}:"))
         self._ids = np.concatenate([self._ids, np.array(turn, dtype=np.int32)])
         self._check()
 
@@ -124,18 +126,19 @@ class AppendedPrompt:
 
 
 class WindowPrompt:
-    """GLAM's prompt: the last observations and the actions between them, numbered from 0.
+    """GLAM's prompt: the last observations and what the agent said between them, as texts, numbered from 0.
 
     Carta et al. 2023, https://arxiv.org/abs/2302.02662, appendix on prompts; spacing as in the authors' code.
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int, num_observations: int = 3) -> None:
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int, num_observations: int = 3, how: How = "score") -> None:
         self._tokenizer = tokenizer
+        self._thinks = how == "reason"
         self._max_tokens = max_tokens
         self._num_turns = 0
         self._head = ""
         self._texts: deque[str] = deque(maxlen=num_observations)
-        self._taken: deque[str] = deque(maxlen=max(num_observations - 1, 0))
+        self._said: deque[str] = deque(maxlen=max(num_observations - 1, 0))
         self._ids: npt.NDArray[np.int32] = np.empty(0, dtype=np.int32)
 
     def begin(self, mission: str, text: str, actions: tuple[str, ...]) -> None:
@@ -143,20 +146,21 @@ class WindowPrompt:
         self._head = f"Possible action of the agent: {', '.join(actions)} \n Goal of the agent: {mission}"
         self._num_turns = 0
         self._texts.clear()
-        self._taken.clear()
+        self._said.clear()
         self._texts.append(text)
         self._render()
 
-    def extend(self, action: str, action_ids: TokenIds, text: str, actions: tuple[str, ...]) -> None:
+    def extend(self, said: str, said_ids: TokenIds, text: str, actions: tuple[str, ...]) -> None:
         """Add a turn, and forget the oldest beyond the window; see `Prompt.extend`."""
         self._num_turns += 1
-        self._taken.append(action)
+        self._said.append(said)
         self._texts.append(text)
         self._render()
 
     def candidates(self, actions: tuple[str, ...]) -> tuple[TokenIds, ...]:
-        """Return the token ids of actions; the prompt itself ends with the space before them."""
-        return tuple(tuple(self._tokenizer.encode(action, add_special_tokens=False)) for action in actions)
+        """Return the token ids of actions; the prompt itself ends with the space before them, a cue does not."""
+        space = " " if self._thinks else ""
+        return tuple(tuple(self._tokenizer.encode(f"{space}{action}", add_special_tokens=False)) for action in actions)
 
     @property
     def token_ids(self) -> npt.NDArray[np.int32]:
@@ -167,8 +171,9 @@ class WindowPrompt:
         parts = [self._head]
         for position, text in enumerate(self._texts):
             described = f"{text}, " if text else ""
-            action = self._taken[position] if position < len(self._taken) else ""
-            parts.append(f" \n Observation {position}: {described}\n Action {position}: {action}")
+            said = self._said[position] if position < len(self._said) else ""
+            asks_for = "Thought" if self._thinks else "Action"
+            parts.append(f" \n Observation {position}: {described}\n {asks_for} {position}: {said}")
         ids = self._tokenizer.encode("".join(parts), add_special_tokens=False)
         self._ids = np.array(ids, dtype=np.int32)
         _check_length(len(ids), self._num_turns, self._max_tokens, "a smaller prompt.num_observations")

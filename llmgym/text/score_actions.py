@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
+from llmgym.candidates import close_prefixes, constrained_logprobs, log_softmax
 from llmgym.errors import EnvError
 from llmgym.text.histories import Histories, action_index
 from llmgym.text.prompt import PromptSettings, make_prompt
-from llmgym.types import Acting, Engine, FloatArray
+from llmgym.types import Acting, Engine, FloatArray, TokenIds
 
 __all__ = ["ScoreActions"]
 
@@ -43,6 +44,11 @@ class ScoreActions(VectorWrapper):
         settings = prompt or PromptSettings()
         self.engine = engine
         self.acting = acting or Acting()
+        if self.acting.how not in ("score", "constrained"):
+            raise EnvError(
+                f"Expected 'score' or 'constrained' for action log-probabilities, found {self.acting.how!r}: after "
+                "free text, they depend on what is written. Use engine.act."
+            )
         if self.acting.temperature <= 0:
             raise EnvError(
                 f"Expected a temperature above 0 for action log-probabilities, found {self.acting.temperature}."
@@ -81,23 +87,26 @@ class ScoreActions(VectorWrapper):
             if begins:
                 self.histories.begin(env_index, observations, infos)
             else:
-                taken = action_index(actions[env_index], self.histories.actions[env_index])
+                taken = action_index(actions[env_index], self.histories[env_index].actions)
                 self.histories.extend(env_index, taken, observations, infos)
         self._ended = ended
         return observations, rewards, terminations, truncations, self._scored(infos)
 
     def _scored(self, infos: dict[str, Any]) -> dict[str, Any]:
-        choices = self.engine.choose(
-            [prompt.token_ids for prompt in self.histories.prompts],
-            self.histories.candidate_ids,
-            how=self.acting.how,
-            temperature=self.acting.temperature,
-            seed=0,
-            normalize=self.acting.normalize,
+        candidate_ids: list[tuple[TokenIds, ...]] = [history.candidate_ids for history in self.histories]
+        if self.acting.how == "constrained":
+            candidate_ids = [close_prefixes(ids, self.engine.tokenizer.eos_token_id) for ids in candidate_ids]
+        scores = self.engine.score(
+            [history.prompt_ids for history in self.histories],
+            candidate_ids,
+            "none" if self.acting.how == "constrained" else self.acting.normalize,
+            ends_candidates=self.acting.ends_candidates,
         )
-        num_actions = max(len(choice.logprobs) for choice in choices)
-        logprobs: FloatArray = np.full((self.num_envs, num_actions), -np.inf, dtype=np.float32)
-        for env_index, choice in enumerate(choices):
-            logprobs[env_index, : len(choice.logprobs)] = choice.logprobs
-        versions = np.array([choice.policy_version for choice in choices], dtype=np.int64)
+        logprobs: FloatArray = np.full((self.num_envs, max(map(len, candidate_ids))), -np.inf, dtype=np.float32)
+        for env_index, (ids, entry) in enumerate(zip(candidate_ids, scores, strict=True)):
+            if self.acting.how == "constrained":
+                logprobs[env_index, : len(ids)] = constrained_logprobs(ids, entry, self.acting.temperature)
+            else:
+                logprobs[env_index, : len(ids)] = log_softmax(entry, self.acting.temperature)
+        versions = np.full(self.num_envs, scores.policy_version, dtype=np.int64)
         return {**infos, "action_logprobs": logprobs, "policy_version": versions}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.version import Version
@@ -22,6 +23,7 @@ from llmgym.cli.check import (
 )
 from llmgym.cli.doctor import print_checks
 from llmgym.cli.main import app
+from llmgym.run.gpu_checks import CheckOutcome, check_machine
 
 
 def machine(**versions: str | None) -> Callable[[str], str | None]:
@@ -164,3 +166,28 @@ def test_doctor_exits_with_1_where_something_is_missing(monkeypatch: pytest.Monk
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 1
     assert "1 to repair" in result.output
+
+
+def test_checks_of_gpus_need_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmgym.cli.doctor._gpu_names", list)
+    result = CliRunner().invoke(app, ["doctor", "--gpu"])
+    assert result.output == "No GPU that torch sees: there is nothing to check. llmgym doctor tells more.\n"
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize("is_well", [True, False])
+def test_checks_of_gpus_are_told_in_the_same_table(monkeypatch: pytest.MonkeyPatch, capfd: Any, is_well: bool) -> None:
+    def outcomes(_check: object) -> Iterator[CheckOutcome]:
+        yield CheckOutcome("engine in float32", True, "1.0e-06 from transformers")
+        if not is_well:
+            yield CheckOutcome("sleep and wake", False, "found none freed")
+
+    monkeypatch.setattr("llmgym.cli.doctor._gpu_names", lambda: ["H200"])
+    monkeypatch.setattr("llmgym.run.gpu_checks.GPU_CHECKS", (check_machine,))
+    monkeypatch.setattr("llmgym.run.gpu_checks.run_check", outcomes)
+    with pytest.raises(SystemExit) as stopped:
+        app(["doctor", "--gpu"])
+    printed = capfd.readouterr().out
+    assert "✓ engine in float32 1.0e-06 from transformers" in printed
+    assert ("✗ sleep and wake    found none freed" in printed) is not is_well
+    assert stopped.value.code == (0 if is_well else 1)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from llmgym.candidates import close_prefixes, constrained_logprobs
 from llmgym.engine import load_engine
 from llmgym.errors import EngineError, PromptError
 from llmgym.types import Engine
@@ -79,16 +80,43 @@ def test_a_node_with_more_than_128_children_is_scored(vllm_engine: Engine, model
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-@pytest.mark.parametrize("how", ["score", "constrained"])
-def test_choices_follow_the_reference_distribution(vllm_engine, reference_engine, how, temperature) -> None:
+def test_choices_follow_the_reference_distribution(vllm_engine, reference_engine, temperature) -> None:
     contexts = ["You see a red ball " * times for times in (1, 3, 9)]
-    ours = vllm_engine.choose(contexts, [ACTIONS] * 3, how, temperature, seed=[11, 12, 13])
-    reference = reference_engine.choose(contexts, [ACTIONS] * 3, how, temperature, seed=[11, 12, 13])
+    ours = vllm_engine.choose(contexts, [ACTIONS] * 3, "score", temperature, seed=[11, 12, 13])
+    reference = reference_engine.choose(contexts, [ACTIONS] * 3, "score", temperature, seed=[11, 12, 13])
     for one, other in zip(ours, reference, strict=True):
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=TOLERANCE)
         assert np.exp(one.logprobs).sum() == pytest.approx(1.0, abs=1e-5)
         assert (one.index, one.candidate_ids) == (other.index, other.candidate_ids)
         assert one.logprob == pytest.approx(float(one.logprobs[one.index]))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_constrained_samples_with_the_probability_that_the_trie_gives(
+    vllm_engine, reference_engine, temperature
+) -> None:
+    contexts = ["You see a red ball " * times for times in (1, 3, 9)] * 4
+    actions = [" go", " go forward", " go left now", " turn left", " turn right", " drop"]
+    ids = tuple(tuple(vllm_engine.tokenizer.encode(action, add_special_tokens=False)) for action in actions)
+    closed = close_prefixes(ids, vllm_engine.tokenizer.eos_token_id)
+    choices = vllm_engine.choose(contexts, [actions] * 12, "constrained", temperature, seed=3)
+    tokens = reference_engine.score(contexts, [closed] * 12, "none")
+    for choice, logprobs in zip(choices, tokens, strict=True):
+        expected = constrained_logprobs(closed, logprobs, temperature)
+        assert choice.logprob == pytest.approx(float(expected[choice.index]), abs=TOLERANCE)
+        assert np.flatnonzero(~np.isnan(choice.logprobs)).tolist() == [choice.index]
+        assert choice.candidate_ids == ids
+    assert len({choice.index for choice in choices}) > 1
+
+
+def test_constrained_draws_as_often_as_the_trie_says(vllm_engine: Engine) -> None:
+    actions = [" go", " go forward", " drop it"]
+    ids = tuple(tuple(vllm_engine.tokenizer.encode(action, add_special_tokens=False)) for action in actions)
+    closed = close_prefixes(ids, vllm_engine.tokenizer.eos_token_id)
+    expected = np.exp(constrained_logprobs(closed, vllm_engine.score(["You see"], [closed], "none")[0], 1.0))
+    choices = vllm_engine.choose(["You see"] * 600, [actions] * 600, "constrained", seed=0)
+    found = np.bincount([choice.index for choice in choices], minlength=3) / 600
+    np.testing.assert_allclose(found, expected, atol=0.07)
 
 
 def test_score_is_the_softmax_over_sequence_logprobs_at_the_temperature(vllm_engine: Engine) -> None:
@@ -99,8 +127,15 @@ def test_score_is_the_softmax_over_sequence_logprobs_at_the_temperature(vllm_eng
 
 
 def test_constrained_lets_a_candidate_end_where_another_goes_on(vllm_engine: Engine) -> None:
-    (choice,) = vllm_engine.choose(["You see"], [[" go", " go forward", " drop"]], how="constrained", seed=0)
-    assert np.exp(choice.logprobs).sum() == pytest.approx(1.0, abs=1e-5)
+    options = [[" go", " go forward", " drop"]] * 40
+    choices = vllm_engine.choose(["You see"] * 40, options, how="constrained", seed=0, temperature=2.0)
+    assert {choice.index for choice in choices} == {0, 1, 2}
+
+
+def test_sampling_at_a_temperature_that_vllm_refuses_says_so(vllm_engine: Engine) -> None:
+    with pytest.raises(EngineError, match="Expected a temperature from 0 to 2 to sample tokens with vLLM, found 3"):
+        vllm_engine.generate(["You see"], 4, temperature=3.0)
+    assert vllm_engine.generate(["You see"], 1)[0][0].token_ids, "the engine goes on"
 
 
 def test_constrained_refuses_duplicates(vllm_engine: Engine) -> None:
@@ -248,3 +283,12 @@ def test_unknown_backend_and_setting_name_the_nearest() -> None:
 def test_model_that_cannot_be_loaded_is_named() -> None:
     with pytest.raises(EngineError, match=r"transformers cannot load the model '\./nowhere'"):
         load_engine("./nowhere", backend="transformers")
+
+
+def test_an_engine_goes_on_when_another_of_its_process_is_closed(vllm_engine: Engine, tiny_model: Path) -> None:
+    before = vllm_engine.score([[5, 6, 7]], [[[8], [9]]])[0]
+    with load_engine(str(tiny_model), max_context_tokens=256, kv_cache_gib=0.1) as other:
+        np.testing.assert_allclose(other.score([[5, 6, 7]], [[[8], [9]]])[0], before, atol=1e-5)
+    again = vllm_engine.score([[5, 6, 7, 8, 9]], [[[8], [9]]])[0]
+    assert np.isfinite(again).all()
+    np.testing.assert_allclose(vllm_engine.score([[5, 6, 7]], [[[8], [9]]])[0], before, atol=1e-5)

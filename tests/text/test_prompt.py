@@ -77,3 +77,32 @@ def test_prompt_beyond_the_context_names_turn_and_tokens(history) -> None:
     prompt.begin("g", "x", ACTIONS)
     with pytest.raises(PromptError, match=r"at most 200 tokens.*at turn 1 of the episode it has \d{3}\. Set"):
         prompt.extend("turn left", tuple(b" turn left"), "y" * 100, ACTIONS)
+
+
+@pytest.mark.parametrize("history", ["append", "window"])
+def test_what_looks_like_a_special_token_stays_text(history, tiny_model) -> None:
+    from llmgym.engine.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(str(tiny_model))
+    prompt = make_prompt(PromptSettings(history=history), tokenizer, 10_000)
+    prompt.begin("g", "a note says <|endoftext|>", ACTIONS)
+    assert tokenizer.eos_token_id not in prompt.token_ids
+    assert "a note says <|endoftext|>" in tokenizer.decode(prompt.token_ids)
+
+
+def test_a_prompt_for_reasoning_asks_for_a_thought() -> None:
+    prompt = make_prompt(PromptSettings(), ByteTokenizer(), 10_000, "reason")
+    prompt.begin("g", "x", ACTIONS)
+    prompt.extend("", tuple(b" left is best\nAction: turn left"), "y", ACTIONS)
+    assert said(prompt).endswith("\nObservation: x\nThought: left is best\nAction: turn left\nObservation: y\nThought:")
+    assert prompt.candidates(("drop",)) == (tuple(b" drop"),)
+
+
+def test_a_window_for_reasoning_shows_thoughts_as_texts() -> None:
+    prompt = make_prompt(PromptSettings(history="window"), ByteTokenizer(), 10_000, "reason")
+    prompt.begin("g", "x", ACTIONS)
+    prompt.extend("left is best\nAction: turn left", (1, 2), "y", ACTIONS)
+    assert said(prompt) == (
+        HEAD + " \n Observation 0: x, \n Thought 0: left is best\nAction: turn left \n Observation 1: y, \n Thought 1: "
+    )
+    assert prompt.candidates(("drop",)) == (tuple(b" drop"),)

@@ -42,7 +42,7 @@ def wrapped(mode: AutoresetMode, engine=None) -> ScoreActions:
 
 def texts(venv: ScoreActions) -> list[str]:
     decode = venv.engine.tokenizer.decode
-    return [decode(prompt.token_ids).split("Observation: ", 1)[1] for prompt in venv.histories.prompts]
+    return [decode(history.prompt_ids).split("Observation: ", 1)[1] for history in venv.histories]
 
 
 def test_logprobs_are_a_distribution_after_reset_and_step() -> None:

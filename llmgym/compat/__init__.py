@@ -1,0 +1,1 @@
+"""Drop-in replacements: what other projects' scripts import, answered by llmgym."""

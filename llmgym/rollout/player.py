@@ -1,0 +1,126 @@
+"""The player: what collecting knows of one environment. Knows neither the environment nor the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from llmgym.text.histories import History
+from llmgym.types import Choice, Trajectory, Turn
+
+__all__ = ["EpisodeSeed", "Outcome", "Player", "make_turn"]
+
+EpisodeSeed = Callable[[int, int], int | None]
+"""(env_index, how many episodes that environment has begun) -> seed of its next episode; None: no more episodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an environment made of an action.
+
+    Attributes:
+        text: what is observed.
+        actions: the candidates now; () where the episode terminated.
+        reward: of the step.
+        terminated: whether the episode ended by the rules of the environment.
+        truncated: whether it ended by a limit outside of them.
+    """
+
+    text: str
+    actions: tuple[str, ...]
+    reward: float
+    terminated: bool
+    truncated: bool
+
+
+@dataclass(slots=True)
+class _Episode:
+    """What is going on in the environment."""
+
+    seed: int
+    number: int
+    num_turns: int = 0
+    turns: list[Turn] = field(default_factory=list)
+    """Turns since the last trajectory was cut."""
+
+
+class Player:
+    """One environment's episodes, from seed to trajectory.
+
+    Every decision is drawn with a seed made of (seed, environment, episode, turn): what an environment does depends
+    neither on how many others there are nor on who answers first.
+
+    Attributes:
+        env_index: which environment.
+        history: what its agent has seen and said.
+    """
+
+    def __init__(self, env_index: int, history: History, *, seed: int, episode_seed: EpisodeSeed) -> None:
+        self.env_index = env_index
+        self.history = history
+        self._seed = seed
+        self._episode_seed = episode_seed
+        self._num_begun = 0
+        self._episode: _Episode | None = None
+
+    @property
+    def is_playing(self) -> bool:
+        """Whether an episode is going on."""
+        return self._episode is not None
+
+    @property
+    def draw_seed(self) -> int:
+        """Seed of the next decision: what names it, packed into one integer."""
+        episode = self._playing()
+        return ((self._seed << 24 | self.env_index) << 32 | episode.number) << 24 | episode.num_turns
+
+    def next_episode(self) -> int | None:
+        """Go on to the next episode; return the seed to reset with, or None where there are no more."""
+        seed = self._episode_seed(self.env_index, self._num_begun)
+        self._episode = None
+        if seed is not None:
+            self._episode = _Episode(seed, self._num_begun)
+            self._num_begun += 1
+        return seed
+
+    def take(self, choice: Choice, outcome: Outcome) -> Trajectory | None:
+        """Note a turn; return the trajectory that it completes, if the episode ended."""
+        episode = self._playing()
+        episode.turns.append(make_turn(self.history.prompt_ids, choice, outcome))
+        episode.num_turns += 1
+        if not outcome.terminated:
+            self.history.extend(choice, outcome.text, outcome.actions)
+        return self.cut() if outcome.terminated or outcome.truncated else None
+
+    def cut(self) -> Trajectory | None:
+        """Hand out the turns since the last cut, with the prompt to bootstrap from unless the episode terminated."""
+        if self._episode is None or not self._episode.turns:
+            return None
+        turns, self._episode.turns = tuple(self._episode.turns), []
+        final = None if turns[-1].terminated else self.history.prompt_ids
+        return Trajectory(turns, final, self.env_index, self._episode.seed)
+
+    def _playing(self) -> _Episode:
+        assert self._episode is not None, "only environments that play are stepped"
+        return self._episode
+
+
+def make_turn(prompt_ids: npt.NDArray[np.int32], choice: Choice, outcome: Outcome) -> Turn:
+    """Put a decision and its outcome together; what ended by the rules was not truncated."""
+    return Turn(
+        prompt_ids=prompt_ids,
+        candidate_ids=choice.candidate_ids,
+        action=choice.index,
+        logprob=choice.logprob,
+        reward=outcome.reward,
+        terminated=outcome.terminated,
+        truncated=outcome.truncated and not outcome.terminated,
+        policy_version=choice.policy_version,
+        sampled_ids=choice.sampled_ids,
+        cue_ids=choice.cue_ids,
+        is_parsed=choice.is_parsed,
+        is_ended=choice.is_ended,
+    )

@@ -1,0 +1,50 @@
+"""Collecting, as a run wants it: environments, a collector with or without a barrier, and all closed behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from llmgym.rollout.async_collector import AsyncCollector
+from llmgym.rollout.collector import Collector
+from llmgym.rollout.player import EpisodeSeed
+from llmgym.run.venv import make_envs, make_venv
+from llmgym.text.prompt import PromptSettings
+from llmgym.types import Acting, Engine
+
+__all__ = ["open_collector"]
+
+
+@contextmanager
+def open_collector(
+    env_id: str,
+    num_envs: int,
+    engine: Engine,
+    *,
+    barrier: bool,
+    prompt: PromptSettings,
+    acting: Acting,
+    seed: int,
+    episode_seed: EpisodeSeed,
+) -> Iterator[Collector | AsyncCollector]:
+    """Make environments and a collector for as long as the context lasts.
+
+    Args:
+        barrier: whether the environments wait for each other; what is collected is the same.
+
+    Raises:
+        EnvError: there is no such environment.
+    """
+    if barrier:
+        venv = make_venv(env_id, num_envs)
+        try:
+            yield Collector(venv, engine, prompt=prompt, acting=acting, seed=seed, episode_seed=episode_seed)
+        finally:
+            venv.close()
+        return
+    envs = make_envs(env_id, num_envs)
+    try:
+        yield AsyncCollector(envs, engine, prompt=prompt, acting=acting, seed=seed, episode_seed=episode_seed)
+    finally:
+        for env in envs:
+            env.close()
