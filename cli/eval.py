@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,14 @@ from llmgym.cli.table import print_rows
 from llmgym.cli.watch import watched
 from llmgym.errors import ConfigError
 
-__all__ = ["env_of", "evaluate"]
+__all__ = ["EnvSettings", "env_of", "evaluate"]
+
+EnvSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--env-set", metavar="KEY=VALUE", help="A keyword argument of the environment, such as kind=goto; repeatable."
+    ),
+]
 
 
 def evaluate(
@@ -23,6 +30,7 @@ def evaluate(
         typer.Argument(metavar="RUN_OR_MODEL", help='A run folder, a model folder, a hub id, "smollm2" or "random".'),
     ],
     env: Annotated[str | None, typer.Option(metavar="ID", help="Environment.", show_default="the run's own")] = None,
+    env_set: EnvSettings = None,
     episodes: Annotated[int, typer.Option(min=1, help="How many held-out episodes.")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="Number of the first held-out episode.")] = 0,
     num_envs: Annotated[int, typer.Option(min=1, help="Environments stepped together.")] = 32,
@@ -39,9 +47,11 @@ def evaluate(
     """
     from llmgym.config import EvalConfig
 
+    env_id, env_settings = env_of(policy, env, env_set)
     config = EvalConfig(
         policy=policy,
-        env=env or env_of(policy),
+        env=env_id,
+        env_settings=env_settings,
         episodes=episodes,
         first_episode=seed,
         num_envs=num_envs,
@@ -58,12 +68,20 @@ def evaluate(
         json_file.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
 
 
-def env_of(policy: str) -> str:
-    """Return the environment that a run was trained in.
+def env_of(policy: str, env: str | None, env_set: list[str] | None) -> tuple[str, dict[str, Any]]:
+    """Return the environment to play in and its keyword arguments: those that are named, or else those of the run.
+
+    Args:
+        env: its id, if named; then the settings of the run do not count.
+        env_set: settings as "key=value", which win.
 
     Raises:
         ConfigError: the policy is no run, so that nothing names an environment.
     """
+    from llmgym.settings import apply_overrides
+
+    if env is not None:
+        return env, apply_overrides({}, env_set or ())
     if not (Path(policy) / "config.toml").is_file():
         raise ConfigError(
             f"Expected --env, because '{policy}' is no run folder that names one; found none. "
@@ -71,4 +89,5 @@ def env_of(policy: str) -> str:
         )
     from llmgym.run.folder import RunFolder
 
-    return RunFolder.open(Path(policy)).config().env
+    config = RunFolder.open(Path(policy)).config()
+    return config.env, apply_overrides(config.env_settings, env_set or ())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmgym.cli.console import make_console
-from llmgym.cli.eval import env_of
+from llmgym.cli.eval import EnvSettings, env_of
 from llmgym.cli.film import Film
 from llmgym.cli.metrics import percent
 from llmgym.cli.quiet import quiet_libraries
@@ -32,6 +32,7 @@ def play(
         typer.Argument(metavar="RUN_OR_MODEL", help='A run folder, a model folder, a hub id, "smollm2" or "random".'),
     ],
     env: Annotated[str | None, typer.Option(metavar="ID", help="Environment.", show_default="the run's own")] = None,
+    env_set: EnvSettings = None,
     seed: Annotated[int, typer.Option(min=0, help="Number of the held-out episode.")] = 0,
     temperature: Annotated[
         float | None, typer.Option(min=0.0, help="Of the actions; 0 takes the best.", show_default="the run's own")
@@ -46,7 +47,7 @@ def play(
 
     Every turn shows what the policy sees, and how probable it finds each action.
     """
-    env_id = env or env_of(policy)
+    env_id, env_settings = env_of(policy, env, env_set)
     film = None if render is None else Film(render)
     console = make_console()
     quiet_libraries()
@@ -55,7 +56,7 @@ def play(
 
     step, total = None, 0.0
     for step in play_episode(
-        policy, env_id, seed=seed, temperature=temperature, max_turns=max_turns, render=film is not None
+        policy, env_id, env_settings, seed=seed, temperature=temperature, max_turns=max_turns, render=film is not None
     ):
         if step.turn == 0:
             typer.secho(f"\n{step.mission}", bold=True)

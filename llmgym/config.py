@@ -76,6 +76,7 @@ class RunConfig:
 
     Attributes:
         env: id of a text environment.
+        env_settings: keyword arguments of the environment, such as kind or num_dists of a BabyAI level.
         model: "tiny" (built on the spot), "smollm2", a folder, or a hub id.
         seed: fixes levels, sampling, initial weights and minibatches.
         updates: of the learner by reinforcement.
@@ -94,6 +95,7 @@ class RunConfig:
     """
 
     env: str
+    env_settings: dict[str, Any] = field(default_factory=dict)
     model: str = "tiny"
     seed: int = 0
     updates: int = 10
@@ -151,6 +153,7 @@ class EvalConfig:
     Attributes:
         policy: a run folder, "random", "smollm2", a model folder, or a hub id.
         env: id of a text environment.
+        env_settings: its keyword arguments.
         episodes: how many held-out episodes.
         first_episode: the first of them, counted from 0.
         num_envs: environments stepped together.
@@ -161,6 +164,7 @@ class EvalConfig:
 
     policy: str
     env: str
+    env_settings: dict[str, Any] = field(default_factory=dict)
     episodes: int = 256
     first_episode: int = 0
     num_envs: int = 32

@@ -119,7 +119,7 @@ def to_dict(settings: Any, base: Any = None) -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             table[field.name] = to_dict(value, default)
         elif value is not None:
-            table[field.name] = list(value) if isinstance(value, tuple) else value
+            table[field.name] = list(value) if isinstance(value, tuple) else copy.deepcopy(value)
         elif default is not None:
             table[field.name] = _NONE
     return table
@@ -165,6 +165,8 @@ def type_text(annotation: Any) -> str:
         return " or ".join(_toml_value(choice) for choice in arguments)
     if origin is tuple:
         return f"list of {type_text(arguments[0])}"
+    if origin is dict:
+        return "a table"
     if annotation is type(None):
         return f'"{_NONE}"'
     return "a section" if dataclasses.is_dataclass(annotation) else str(annotation.__name__)
@@ -218,6 +220,8 @@ def _convert(annotation: Any, value: Any, key: str, default: Any, known: tuple[s
         if origin is tuple and isinstance(value, list):
             missing = dataclasses.MISSING
             return tuple(_convert(arguments[0], item, f"{key}[{n}]", missing, known) for n, item in enumerate(value))
+        if origin is dict and isinstance(value, Mapping):
+            return copy.deepcopy(dict(value))
         if member is float and type(value) is int:
             return float(value)
         if type(value) is member:

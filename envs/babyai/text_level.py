@@ -43,7 +43,8 @@ def make(level: str, *, language: str = "english", parity: bool = True, **settin
         level: minigrid's id of it, such as "BabyAI-GoToLocal-v0", or ``module:class`` of one of ours.
         language: of the sentences, "english" or "french".
         parity: keep the quirks of the paper's environment.
-        settings: what the level takes, such as max_steps, num_dists, render_mode, or kind where it has kinds.
+        settings: what the level takes, such as max_steps, num_dists or render_mode; where it has kinds, kind, and
+            redraws_kind, whether every episode draws one (as parity says if it is left out).
 
     Raises:
         EnvError: there is no such language or kind.
@@ -54,7 +55,7 @@ def make(level: str, *, language: str = "english", parity: bool = True, **settin
     else:
         creator: Any = load_env_creator(level)
         if creator is MixedLevel:
-            settings["redraws_kind"] = not parity
+            settings.setdefault("redraws_kind", not parity)
         inner = creator(**settings)
     return TextLevel(inner, language=language, parity=parity)
 

@@ -15,6 +15,7 @@ from llmgym.rollout.batch import make_batch
 from llmgym.rollout.demonstrations import Expert, Speaker, demonstrate
 from llmgym.run.report import Reporter
 from llmgym.run.seeds import training_seed
+from llmgym.run.venv import make_env
 from llmgym.types import Trajectory
 
 __all__ = ["clone_expert", "find_expert"]
@@ -72,7 +73,7 @@ def find_expert(env_id: str) -> Expert:
 
 def _demonstrations(config: RunConfig, learner: Learner, reporter: Reporter) -> list[Trajectory]:
     expert = find_expert(config.env)
-    env = gym.make(config.env)
+    env = make_env(config.env, config.env_settings)
     seeds = (training_seed(config.seed, DEMONSTRATION_STREAM, number) for number in count())
     speaker = Speaker(learner.tokenizer, config.prompt, config.acting, learner.max_context_tokens)
     trajectories: list[Trajectory] = []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from llmgym.rollout.async_collector import AsyncCollector
 from llmgym.rollout.collector import Collector
@@ -18,6 +19,7 @@ __all__ = ["open_collector"]
 @contextmanager
 def open_collector(
     env_id: str,
+    env_settings: Mapping[str, Any],
     num_envs: int,
     engine: Engine,
     *,
@@ -30,19 +32,20 @@ def open_collector(
     """Make environments and a collector for as long as the context lasts.
 
     Args:
+        env_settings: keyword arguments of the environment.
         barrier: whether the environments wait for each other; what is collected is the same.
 
     Raises:
         EnvError: there is no such environment.
     """
     if barrier:
-        venv = make_venv(env_id, num_envs)
+        venv = make_venv(env_id, num_envs, env_settings)
         try:
             yield Collector(venv, engine, prompt=prompt, acting=acting, seed=seed, episode_seed=episode_seed)
         finally:
             venv.close()
         return
-    envs = make_envs(env_id, num_envs)
+    envs = make_envs(env_id, num_envs, env_settings)
     try:
         yield AsyncCollector(envs, engine, prompt=prompt, acting=acting, seed=seed, episode_seed=episode_seed)
     finally:

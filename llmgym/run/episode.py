@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import gymnasium as gym
@@ -16,7 +17,7 @@ from llmgym.config import RunConfig
 from llmgym.rollout.collector import options
 from llmgym.run.policy import serve_policy
 from llmgym.run.seeds import HELD_OUT_SEED
-from llmgym.run.venv import check_env_id
+from llmgym.run.venv import NO_SETTINGS, check_env_id, make_env
 from llmgym.text.histories import History, actions_of
 from llmgym.text.prompt import make_prompt
 from llmgym.types import Acting, Choice, Engine
@@ -60,6 +61,7 @@ class PlayStep:
 def play(
     policy: str,
     env_id: str,
+    env_settings: Mapping[str, Any] = NO_SETTINGS,
     *,
     seed: int = 0,
     temperature: float | None = None,
@@ -71,6 +73,7 @@ def play(
     Args:
         policy: a run folder, "random", "smollm2", a model folder, or a hub id.
         env_id: a text environment.
+        env_settings: its keyword arguments.
         seed: which held-out episode, from 0, and of the actions drawn.
         temperature: of the actions; as the policy's run evaluates if None.
         max_turns: stop after so many, though the episode goes on.
@@ -80,44 +83,49 @@ def play(
         LLMGymError: there is no such policy or environment.
     """
     check_env_id(env_id)
-    with serve_policy(policy, RunConfig(env=env_id)) as served:
-        env = gym.make(env_id, render_mode="rgb_array" if render else None)
+    with serve_policy(policy, RunConfig(env=env_id, env_settings=dict(env_settings))) as served:
         config, engine = served.config, served.engine
         if temperature is None:
             temperature = config.evaluation.temperature
         acting = replace(config.acting, temperature=temperature)
         prompt = make_prompt(config.prompt, engine.tokenizer, engine.max_context_tokens, acting.how)
         history = History(prompt, acting)
-        seen, info = env.reset(seed=HELD_OUT_SEED + seed)
-        history.begin(str(seen["mission"]), str(seen["text"]), actions_of(info))
-        for turn in count() if max_turns is None else range(max_turns):
-            frame: Any = env.render() if render else None
-            actions = history.actions
-            draw_seed = seed << 24 | turn
-            (choice,) = engine.act([history.prompt_ids], [options(history, acting)], acting, [draw_seed])
-            probabilities = _probabilities(engine, history, choice, acting)
-            is_text = not isinstance(env.action_space, gym.spaces.Discrete)
-            action = actions[choice.index] if is_text else choice.index
-            observation, reward, terminated, truncated, info = env.step(action)
-            yield PlayStep(
-                turn=turn,
-                mission=str(seen["mission"]),
-                text=str(seen["text"]),
-                actions=actions,
-                probabilities=probabilities,
-                chosen=choice.index,
-                reward=float(reward),
-                terminated=terminated,
-                truncated=truncated,
-                frame=frame,
-                said=choice.text,
-                is_parsed=choice.is_parsed,
-            )
-            if terminated or truncated:
-                break
-            history.extend(choice, str(observation["text"]), actions_of(info))
-            seen = observation
-        env.close()
+        with closing(make_env(env_id, env_settings, render_mode="rgb_array" if render else None)) as env:
+            yield from islice(_steps(env, engine, history, acting, seed, render=render), max_turns)
+
+
+def _steps(
+    env: gym.Env[Any, Any], engine: Engine, history: History, acting: Acting, seed: int, *, render: bool
+) -> Iterator[PlayStep]:
+    """Play to the end of the episode."""
+    seen, info = env.reset(seed=HELD_OUT_SEED + seed)
+    history.begin(str(seen["mission"]), str(seen["text"]), actions_of(info))
+    is_text = not isinstance(env.action_space, gym.spaces.Discrete)
+    for turn in count():
+        frame: Any = env.render() if render else None
+        actions = history.actions
+        draw_seed = seed << 24 | turn
+        (choice,) = engine.act([history.prompt_ids], [options(history, acting)], acting, [draw_seed])
+        probabilities = _probabilities(engine, history, choice, acting)
+        observation, reward, terminated, truncated, info = env.step(actions[choice.index] if is_text else choice.index)
+        yield PlayStep(
+            turn=turn,
+            mission=str(seen["mission"]),
+            text=str(seen["text"]),
+            actions=actions,
+            probabilities=probabilities,
+            chosen=choice.index,
+            reward=float(reward),
+            terminated=terminated,
+            truncated=truncated,
+            frame=frame,
+            said=choice.text,
+            is_parsed=choice.is_parsed,
+        )
+        if terminated or truncated:
+            return
+        history.extend(choice, str(observation["text"]), actions_of(info))
+        seen = observation
 
 
 def _probabilities(engine: Engine, history: History, choice: Choice, acting: Acting) -> tuple[float, ...]:

@@ -27,7 +27,8 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> EvalResult
     first_seed = HELD_OUT_SEED + config.first_episode
     try:
         reporter.stage("engine", None, "")
-        defaults = RunConfig(env=config.env, prompt=config.prompt, acting=config.acting)
+        env, env_settings = config.env, config.env_settings
+        defaults = RunConfig(env=env, env_settings=env_settings, prompt=config.prompt, acting=config.acting)
         with serve_policy(config.policy, defaults) as served:
             reporter.stage(f"evaluation: {config.policy}", config.episodes, "episodes")
             started = time.monotonic()
@@ -36,7 +37,8 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> EvalResult
                 temperature = served.config.evaluation.temperature
             measured = measure_engine(
                 served.engine,
-                config.env,
+                env,
+                env_settings,
                 episodes=config.episodes,
                 num_envs=config.num_envs,
                 prompt=served.config.prompt,
@@ -48,4 +50,4 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> EvalResult
             seconds = time.monotonic() - started
     finally:
         reporter.close()
-    return EvalResult(eval_row(config.policy, measured), config.env, first_seed, temperature, seconds)
+    return EvalResult(eval_row(config.policy, measured), env, env_settings, first_seed, temperature, seconds)

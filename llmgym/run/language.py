@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import gymnasium as gym
+from collections.abc import Mapping
+from typing import Any
 
 from llmgym.engine.scripted_engine import ByteTokenizer, ScriptedEngine
 from llmgym.rollout.collector import Collector
 from llmgym.run.seeds import training_seed
-from llmgym.run.venv import make_venv
+from llmgym.run.venv import make_env, make_venv
 from llmgym.text.prompt import PromptSettings
 from llmgym.types import Acting
 
@@ -19,14 +20,14 @@ LANGUAGE_STREAM = 2**31 + 1
 """Names the seeds of the episodes that are read for their language."""
 
 
-def sample_language(env_id: str, *, seed: int) -> tuple[list[str], list[str]]:
+def sample_language(env_id: str, env_settings: Mapping[str, Any], *, seed: int) -> tuple[list[str], list[str]]:
     """Play at random, and return the prompts that came up, with the phrases that deserve a token of their own.
 
     Phrases are the actions as they follow a prompt, and what the environment lists as its fixed wordings in
     `phrases`, if it does.
     """
-    venv = make_venv(env_id, NUM_ENVS)
-    known = _phrases(env_id)
+    venv = make_venv(env_id, NUM_ENVS, env_settings)
+    known = _phrases(env_id, env_settings)
     collector = Collector(
         venv,
         ScriptedEngine(),
@@ -46,9 +47,9 @@ def sample_language(env_id: str, *, seed: int) -> tuple[list[str], list[str]]:
     return texts, [*actions, "\nObservation:", "\nAction:", *known]
 
 
-def _phrases(env_id: str) -> tuple[str, ...]:
+def _phrases(env_id: str, env_settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the fixed wordings that an environment lists, if it does."""
-    env = gym.make(env_id)
+    env = make_env(env_id, env_settings)
     phrases: tuple[str, ...] = env.get_wrapper_attr("phrases") if env.has_wrapper_attr("phrases") else ()
     env.close()
     return phrases

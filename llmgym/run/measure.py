@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ __all__ = ["measure_engine"]
 def measure_engine(
     engine: Engine,
     env_id: str,
+    env_settings: Mapping[str, Any],
     *,
     episodes: int,
     num_envs: int,
@@ -34,6 +36,7 @@ def measure_engine(
     than long ones.
 
     Args:
+        env_settings: keyword arguments of the environment.
         barrier: whether environments wait for each other at every step; the outcome is the same.
     """
     num_envs = min(num_envs, episodes)
@@ -44,6 +47,7 @@ def measure_engine(
 
     with open_collector(
         env_id,
+        env_settings,
         num_envs,
         engine,
         barrier=barrier,

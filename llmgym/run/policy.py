@@ -47,7 +47,7 @@ def serve_policy(policy: str, config: RunConfig) -> Iterator[ServedPolicy]:
         yield ServedPolicy(policy, ScriptedEngine(), config)
     elif (Path(policy) / "config.toml").is_file():
         folder = RunFolder.open(Path(policy))
-        config = replace(folder.config(), env=config.env)
+        config = replace(folder.config(), env=config.env, env_settings=config.env_settings)
         _, checkpoint = folder.newest_checkpoint()
         learner = Learner.load(checkpoint)
         model = served_model(config, folder)

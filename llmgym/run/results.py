@@ -65,6 +65,7 @@ class EvalResult:
     Attributes:
         row: the policy's.
         env: id of the environment.
+        env_settings: its keyword arguments.
         first_seed: the episodes' seeds are first_seed, first_seed + 1, ...
         temperature: of the actions.
         seconds: the playing took.
@@ -72,6 +73,7 @@ class EvalResult:
 
     row: EvalRow
     env: str
+    env_settings: dict[str, Any]
     first_seed: int
     temperature: float
     seconds: float

@@ -90,6 +90,7 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
     config, folder = run.config, run.folder
     collecting = open_collector(
         config.env,
+        config.env_settings,
         config.collect.num_envs,
         engine,
         barrier=config.collect.barrier,
@@ -116,20 +117,16 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
                 learned = time.monotonic()
                 engine.wake_up()
                 swap = learner.publish(engine)
-                ended = time.monotonic()
                 row = {
                     "update": update,
                     "env_steps": update * env_steps_an_update,
-                    "seconds": ended - started,
+                    "seconds": time.monotonic() - started,
                     **episodes.ended(trajectories),
                     **unparsed_share(trajectories, config.acting),
                     **metrics,
                     **swap,
                     "policy_version": engine.version,
-                    "env_steps_per_second": env_steps_an_update / (collected - begun),
-                    "collect_seconds": collected - begun,
-                    "learn_seconds": learned - collected,
-                    "swap_seconds": ended - learned,
+                    **_pace(env_steps_an_update, begun, collected, learned),
                 }
                 log.write(row)
                 done, is_learning = update, False
@@ -142,6 +139,16 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
         if not is_learning:
             learner.save(folder.checkpoint(done))
         raise
+
+
+def _pace(num_env_steps: int, begun: float, collected: float, learned: float) -> dict[str, float]:
+    """Return how long the parts of an update that ends now took, from the times when they were over."""
+    return {
+        "env_steps_per_second": num_env_steps / (collected - begun),
+        "collect_seconds": collected - begun,
+        "learn_seconds": learned - collected,
+        "swap_seconds": time.monotonic() - learned,
+    }
 
 
 def _open(config: RunConfig, path: Path, reporter: Reporter, resume: bool) -> _Run:
@@ -185,6 +192,7 @@ def _measure(run: _Run, name: str, engine: Engine) -> None:
     measured = measure_engine(
         engine,
         run.config.env,
+        run.config.env_settings,
         episodes=settings.episodes,
         num_envs=settings.num_envs,
         prompt=run.config.prompt,

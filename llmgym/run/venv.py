@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -9,32 +12,66 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from llmgym.errors import EnvError, did_you_mean
 
-__all__ = ["check_env_id", "make_envs", "make_venv"]
+__all__ = ["check_env_id", "make_env", "make_envs", "make_venv"]
+
+NO_SETTINGS: Mapping[str, Any] = {}
 
 
-def make_venv(env_id: str, num_envs: int) -> VectorEnv[Any, Any, Any]:
-    """Make a vector environment that does not reset by itself.
+def make_venv(env_id: str, num_envs: int, settings: Mapping[str, Any] = NO_SETTINGS) -> VectorEnv[Any, Any, Any]:
+    """Make a vector environment that does not reset by itself; all at once where the environment can be so stepped.
+
+    Args:
+        settings: keyword arguments of the environment.
 
     Raises:
-        EnvError: there is no such environment.
+        EnvError: there is no such environment, or it knows no such setting.
     """
     check_env_id(env_id)
-    return gym.make_vec(
-        env_id,
-        num_envs=num_envs,
-        vectorization_mode="sync",
-        vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
-    )
+    steps_at_once = gym.spec(env_id).vector_entry_point is not None
+    with _settings_checked(env_id, settings), warnings.catch_warnings():
+        # A level that cannot be stepped at once warns; nobody here asked for it.
+        warnings.simplefilter("ignore", UserWarning)
+        mode: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}
+        if steps_at_once:
+            return gym.make_vec(env_id, num_envs, "vector_entry_point", **mode, **settings)
+        return gym.make_vec(env_id, num_envs, "sync", vector_kwargs=mode, **settings)
 
 
-def make_envs(env_id: str, num_envs: int) -> list[gym.Env[Any, Any]]:
+def make_envs(env_id: str, num_envs: int, settings: Mapping[str, Any] = NO_SETTINGS) -> list[gym.Env[Any, Any]]:
     """Make single environments, which step one by one.
 
     Raises:
-        EnvError: there is no such environment.
+        EnvError: there is no such environment, or it knows no such setting.
+    """
+    return [make_env(env_id, settings) for _ in range(num_envs)]
+
+
+def make_env(env_id: str, settings: Mapping[str, Any] = NO_SETTINGS, **more: Any) -> gym.Env[Any, Any]:
+    """Make one environment.
+
+    Args:
+        settings: keyword arguments of the environment.
+        more: further ones, such as render_mode.
+
+    Raises:
+        EnvError: there is no such environment, or it knows no such setting.
     """
     check_env_id(env_id)
-    return [gym.make(env_id) for _ in range(num_envs)]
+    with _settings_checked(env_id, settings):
+        return gym.make(env_id, **settings, **more)
+
+
+@contextmanager
+def _settings_checked(env_id: str, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Turn a setting that the environment does not know into one line."""
+    try:
+        yield
+    except TypeError as error:
+        if not settings:
+            raise
+        raise EnvError(
+            f"Expected env_settings that {env_id} knows, found {', '.join(settings)}: {error}. Correct or remove them."
+        ) from error
 
 
 def check_env_id(env_id: str) -> None:

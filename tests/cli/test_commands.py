@@ -104,8 +104,8 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[EvalConfig]:
     def evaluate(config: EvalConfig, reporter: Any) -> EvalResult:
         calls.append(config)
         reporter.stage("evaluation", config.episodes, "episodes")
-        fields = {"row": TRAINED, "env": config.env, "first_seed": 7, "temperature": 1.0, "seconds": 3.0}
-        return EvalResult(**fields)  # type: ignore[arg-type]
+        fields = {"row": TRAINED, "env": config.env, "env_settings": config.env_settings, "first_seed": 7}
+        return EvalResult(temperature=1.0, seconds=3.0, **fields)  # type: ignore[arg-type]
 
     monkeypatch.setattr(importlib.import_module("llmgym.run.evaluation"), "evaluate", evaluate)
     return calls
@@ -123,9 +123,16 @@ def test_eval_passes_options_on_and_writes_the_numbers(evaluations: list[EvalCon
 
 
 def test_eval_takes_the_environment_of_a_run(evaluations: list[EvalConfig], tmp_path: Path) -> None:
-    (tmp_path / "config.toml").write_text(f'env = "{ENV}"\n')
-    assert RUNNER.invoke(app, ["eval", str(tmp_path)]).exit_code == 0
+    (tmp_path / "config.toml").write_text(f'env = "{ENV}"\nenv_settings = {{num_dists = 3, kind = "goto"}}\n')
+    assert RUNNER.invoke(app, ["eval", str(tmp_path), "--env-set", "kind=open"]).exit_code == 0
     assert evaluations[0].env == ENV
+    assert evaluations[0].env_settings == {"num_dists": 3, "kind": "open"}
+
+
+def test_a_named_environment_has_none_of_the_runs_settings(evaluations: list[EvalConfig], tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(f'env = "{ENV}"\nenv_settings = {{num_dists = 3}}\n')
+    assert RUNNER.invoke(app, ["eval", str(tmp_path), "--env", ENV, "--env-set", "max_steps=9"]).exit_code == 0
+    assert evaluations[0].env_settings == {"max_steps": 9}
 
 
 @pytest.mark.parametrize("command", ["eval", "play"])
@@ -150,8 +157,8 @@ def episode(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Every call of play, which yields two turns."""
     calls: list[dict[str, Any]] = []
 
-    def play(policy: str, env_id: str, **options: Any) -> Iterator[PlayStep]:
-        calls.append({"policy": policy, "env_id": env_id, **options})
+    def play(policy: str, env_id: str, env_settings: dict[str, Any], **options: Any) -> Iterator[PlayStep]:
+        calls.append({"policy": policy, "env_id": env_id, "env_settings": env_settings, **options})
         frame = np.full((32, 48, 3), 200, dtype=np.uint8) if options["render"] else None
         actions = ("turn left", "pick up [the] key")
         yield PlayStep(0, "open the [red] door", "You see a door", actions, (0.25, 0.75), 1, 0.0, False, False, frame)
@@ -165,7 +172,8 @@ def test_play_shows_what_is_seen_and_how_probable_each_action_is(episode: list[d
     result = RUNNER.invoke(app, ["play", "random", "--env", ENV, "--seed", "4", "--max-turns", "9"])
     assert result.exit_code == 0
     assert episode == [
-        {"policy": "random", "env_id": ENV, "seed": 4, "temperature": None, "max_turns": 9, "render": False}
+        {"policy": "random", "env_id": ENV, "env_settings": {}, "seed": 4, "temperature": None}
+        | {"max_turns": 9, "render": False}
     ]
     lines = [line.split() for line in result.output.splitlines()]
     assert ["open", "the", "[red]", "door"] in lines
