@@ -8,6 +8,7 @@ from collections.abc import Iterable
 __all__ = [
     "ActionParseError",
     "ConfigError",
+    "DatasetError",
     "EngineError",
     "EnvError",
     "HostError",
@@ -26,6 +27,10 @@ class LLMGymError(Exception):
 
 class ConfigError(LLMGymError):
     """A recipe, a setting or an option does not say something llmgym can do."""
+
+
+class DatasetError(LLMGymError):
+    """A dataset of episodes cannot be written, found or read."""
 
 
 class EnvError(LLMGymError):
