@@ -17,7 +17,7 @@ from minigrid.envs.babyai.unlock import KeyInBox
 from llmgym.envs.babyai.batch_grid import BatchGrid
 from llmgym.envs.babyai.batch_mission import BatchMission
 from llmgym.envs.babyai.batch_text import BatchText
-from llmgym.envs.babyai.batch_view import SIDE
+from llmgym.envs.babyai.batch_view import SIDE, images_of
 from llmgym.envs.babyai.draws import RandomIntegers
 from llmgym.envs.babyai.mission_grammar import translate_mission
 from llmgym.envs.babyai.mixed_level import MixedLevel
@@ -29,7 +29,7 @@ __all__ = ["BatchTextLevel", "is_covered", "make_batch"]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Texts = dict[str, tuple[str, ...]]
+Seen = dict[str, Any]
 
 _STRICTER = ("debug", "strict", "start_carrying")
 """Settings of minigrid's levels with which a mission may fail, or the agent begins with something in its hands."""
@@ -61,7 +61,9 @@ def make_batch(
     first = make_one()
     if is_covered(first.env) and first.render_mode is None:
         levels = [first, *(make_one() for _ in range(num_envs - 1))]
-        text = BatchText(settings.get("language", "english"), parity=settings.get("parity", True))
+        is_text = not settings.get("symbolic", False)
+        parity = settings.get("parity", True)
+        text = BatchText(settings.get("language", "english"), parity=parity) if is_text else None
         return BatchTextLevel(levels, text, autoreset_mode=mode)
     warnings.warn(
         f"Environments of {level} are stepped one by one: stepping all at once covers no missions joined by 'and' or "
@@ -81,18 +83,18 @@ def is_covered(level: Any) -> bool:
     return level.agent_view_size == SIDE and not level.see_through_walls
 
 
-class BatchTextLevel(VectorEnv[Texts, Any, Any]):
+class BatchTextLevel(VectorEnv[Seen, Any, Any]):
     """Step the episodes of many levels at once; observations, rewards, infos and seeds are those of `SyncVectorEnv`.
 
     Episodes are drawn by the levels themselves, one by one. The levels do not know what happens afterwards.
     """
 
-    def __init__(self, levels: Sequence[TextLevel], text: BatchText, *, autoreset_mode: AutoresetMode) -> None:
+    def __init__(self, levels: Sequence[TextLevel], text: BatchText | None, *, autoreset_mode: AutoresetMode) -> None:
         """Take over levels of one sort.
 
         Args:
             levels: they draw the episodes.
-            text: says what is seen.
+            text: says what is seen; None where the levels are symbolic, and show it.
             autoreset_mode: when finished episodes are followed by new ones.
         """
         self.num_envs = len(levels)
@@ -118,7 +120,9 @@ class BatchTextLevel(VectorEnv[Texts, Any, Any]):
         self._is_over = np.zeros(self.num_envs, dtype=np.bool_)
         self._missions = [""] * self.num_envs
         self._texts = [""] * self.num_envs
-        self._infos = {name: np.full(self.num_envs, None, dtype=object) for name in ("actions", "descriptions")}
+        self._images = np.zeros((self.num_envs, SIDE, SIDE, 3), dtype=np.uint8)
+        names = ("actions",) if text is None else ("actions", "descriptions")
+        self._infos = {name: np.full(self.num_envs, None, dtype=object) for name in names}
         if isinstance(first, MixedLevel):
             self._infos["kind"] = np.full(self.num_envs, None, dtype=object)
         for index in range(self.num_envs):
@@ -126,7 +130,7 @@ class BatchTextLevel(VectorEnv[Texts, Any, Any]):
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Texts, dict[str, Any]]:
+    ) -> tuple[Seen, dict[str, Any]]:
         """Begin an episode in every environment, or in those of ``options["reset_mask"]``.
 
         Args:
@@ -148,7 +152,7 @@ class BatchTextLevel(VectorEnv[Texts, Any, Any]):
         self._tell(np.flatnonzero(mask))
         return self._observe(), self._inform(mask)
 
-    def step(self, actions: Any) -> tuple[Texts, Floats, Bools, Bools, dict[str, Any]]:
+    def step(self, actions: Any) -> tuple[Seen, Floats, Bools, Bools, dict[str, Any]]:
         """Take an action in every environment; what follows the end of an episode is up to the autoreset mode.
 
         Args:
@@ -206,16 +210,22 @@ class BatchTextLevel(VectorEnv[Texts, Any, Any]):
             self._infos["kind"][index] = level.kind
 
     def _tell(self, rows: Ints) -> None:
-        """Make the texts of some environments anew."""
+        """Make the texts or images of some environments anew."""
         if not len(rows):
             return
-        told = self._text.describe(self._grid.views(rows))
+        views = self._grid.views(rows)
+        if self._text is None:
+            self._images[rows] = images_of(views)
+            return
+        told = self._text.describe(views)
         descriptions = self._infos["descriptions"]
         for index, sentences in zip(rows.tolist(), told, strict=True):
             descriptions[index] = sentences
             self._texts[index] = ", ".join(sentences)
 
-    def _observe(self) -> Texts:
+    def _observe(self) -> Seen:
+        if self._text is None:
+            return {"image": self._images.copy(), "mission": tuple(self._missions)}
         return {"mission": tuple(self._missions), "text": tuple(self._texts)}
 
     def _inform(self, mask: Bools | None) -> dict[str, Any]:
@@ -232,7 +242,8 @@ class BatchTextLevel(VectorEnv[Texts, Any, Any]):
         """Return the last observations and infos of the episodes that are over."""
         last = np.full(self.num_envs, None, dtype=object)
         for index in np.flatnonzero(mask).tolist():
-            last[index] = {"mission": self._missions[index], "text": self._texts[index]}
+            seen = {"text": self._texts[index]} if self._text is not None else {"image": self._images[index].copy()}
+            last[index] = {"mission": self._missions[index], **seen}
         final_info = self._inform(mask)
         return {"final_obs": last, "_final_obs": mask.copy(), "final_info": final_info, "_final_info": mask.copy()}
 

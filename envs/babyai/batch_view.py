@@ -10,7 +10,20 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AGENT_CELL", "BOX", "CARRIED", "DOOR", "EMPTY", "MARGIN", "SIDE", "WALL", "look_of", "see", "view_offsets"]
+__all__ = [
+    "AGENT_CELL",
+    "BOX",
+    "CARRIED",
+    "DOOR",
+    "EMPTY",
+    "MARGIN",
+    "SIDE",
+    "WALL",
+    "images_of",
+    "look_of",
+    "see",
+    "view_offsets",
+]
 
 Ints = npt.NDArray[np.int64]
 Looks = npt.NDArray[np.uint16]
@@ -32,6 +45,12 @@ _AHEAD = ((1, 0), (0, 1), (-1, 0), (0, -1))
 def look_of(kind: int, color: int, state: int) -> int:
     """Return the look of a cell from the three numbers that minigrid encodes it with."""
     return kind + 16 * color + 256 * state
+
+
+def images_of(views: Looks) -> npt.NDArray[np.uint8]:
+    """Return uint8 (B, 7, 7, 3): views, uint16 (B, 49), in minigrid's encoding (object, color, state) of a cell."""
+    parts = np.stack((views & 15, views >> 4 & 15, views >> 8), axis=-1)
+    return parts.astype(np.uint8).reshape(len(views), SIDE, SIDE, 3)
 
 
 def view_offsets(height: int) -> Ints:

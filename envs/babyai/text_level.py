@@ -9,10 +9,11 @@ import gymnasium
 import minigrid  # noqa: F401  (registers the levels)
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
-from gymnasium.spaces import Dict, Discrete
+from gymnasium.spaces import Box, Dict, Discrete
 from minigrid.core.roomgrid import RoomGrid
 from minigrid.envs.babyai.core.roomgrid_level import RejectSampling, RoomGridLevel
 
+from llmgym.envs.babyai.batch_view import SIDE
 from llmgym.envs.babyai.grammar import check_language, describe, fixed_phrases
 from llmgym.envs.babyai.mission_grammar import translate_mission
 from llmgym.envs.babyai.mixed_level import MixedLevel
@@ -31,7 +32,9 @@ _MAX_DRAWS = 100_000
 """Draws of a mission that may be rejected in a row: 26 in the usual levels, hundreds with 16 objects in a room."""
 
 
-def make(level: str, *, language: str = "english", parity: bool = True, **settings: Any) -> TextLevel:
+def make(
+    level: str, *, language: str = "english", parity: bool = True, symbolic: bool = False, **settings: Any
+) -> TextLevel:
     """Make the text environment of a level.
 
     With parity, which is what papers report, it is the environment of the GLAM paper (Carta et al. 2023) with all its
@@ -43,6 +46,7 @@ def make(level: str, *, language: str = "english", parity: bool = True, **settin
         level: minigrid's id of it, such as "BabyAI-GoToLocal-v0", or ``module:class`` of one of ours.
         language: of the sentences, "english" or "french".
         parity: keep the quirks of the paper's environment.
+        symbolic: show the view that the sentences are made of instead of the sentences (see `TextLevel`).
         settings: what the level takes, such as max_steps, num_dists or render_mode; where it has kinds, kind, and
             redraws_kind, whether every episode draws one (as parity says if it is left out).
 
@@ -57,7 +61,7 @@ def make(level: str, *, language: str = "english", parity: bool = True, **settin
         if creator is MixedLevel:
             settings.setdefault("redraws_kind", not parity)
         inner = creator(**settings)
-    return TextLevel(inner, language=language, parity=parity)
+    return TextLevel(inner, language=language, parity=parity, symbolic=symbolic)
 
 
 # gymnasium.make asks an entry point for its render modes, to collect frames where the mode ends in "_list".
@@ -68,20 +72,29 @@ class TextLevel(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Show a level as text. The observation's text is its sentences joined by ", "; info holds them apart.
 
     ``info["actions"]`` is always `ACTIONS`; ``info["descriptions"]`` is the tuple of sentences; where the level has
-    kinds of missions, ``info["kind"]`` is that of the episode.
+    kinds of missions, ``info["kind"]`` is that of the episode. A symbolic level shows ``image``, uint8 (7, 7, 3), in
+    place of the text and of the sentences: minigrid's view, of which the sentences are a pure function.
 
     Attributes:
         phrases: fixed wordings of the texts; a tokenizer made for this environment has a token for each.
         mission_language: what missions are told in; the paper's environment tells them in English always.
     """
 
-    def __init__(self, level: gymnasium.Env[Any, Any], *, language: str = "english", parity: bool = True) -> None:
+    def __init__(
+        self,
+        level: gymnasium.Env[Any, Any],
+        *,
+        language: str = "english",
+        parity: bool = True,
+        symbolic: bool = False,
+    ) -> None:
         """Wrap a level of minigrid; from then on it generates its missions without printing.
 
         Args:
             level: a level of BabyAI.
             language: of the sentences.
             parity: say everything as the paper's environment does (see `describe` and `make`).
+            symbolic: show the view, and tell no sentences.
 
         Raises:
             EnvError: it is no level of BabyAI.
@@ -94,17 +107,18 @@ class TextLevel(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.phrases = fixed_phrases(language, parity=parity)
         self._language = language
         self._parity = parity
+        self._symbolic = symbolic
         self.mission_language = "english" if parity else language
         level._gen_grid = partial(_generate, level)
         level.check_objs_reachable = partial(check_objs_reachable, level)
-        self.observation_space = Dict(
-            {"mission": UnicodeText(_MAX_MISSION_LENGTH), "text": UnicodeText(_MAX_TEXT_LENGTH)}
-        )
+        view = Box(0, 255, (SIDE, SIDE, 3), np.uint8)
+        seen = {"image": view} if symbolic else {"text": UnicodeText(_MAX_TEXT_LENGTH)}
+        self.observation_space = Dict({"mission": UnicodeText(_MAX_MISSION_LENGTH), **seen})
         self.action_space = Discrete(len(ACTIONS))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, str], dict[str, Any]]:
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Draw an episode; the same seed draws the one that minigrid draws with it.
 
         Raises:
@@ -117,7 +131,7 @@ class TextLevel(gymnasium.Wrapper[Any, Any, Any, Any]):
             observation = level.gen_obs()
         return self._read(observation, info)
 
-    def step(self, action: Any) -> tuple[dict[str, str], SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[dict[str, Any], SupportsFloat, bool, bool, dict[str, Any]]:
         """Take an action, an index into `ACTIONS`.
 
         Raises:
@@ -129,16 +143,18 @@ class TextLevel(gymnasium.Wrapper[Any, Any, Any, Any]):
                 f"in {ACTIONS}."
             )
         observation, reward, terminated, truncated, info = self.env.step(int(action))
-        texts, info = self._read(observation, info)
-        return texts, reward, terminated, truncated, info
+        seen, info = self._read(observation, info)
+        return seen, reward, terminated, truncated, info
 
-    def _read(self, observation: dict[str, Any], info: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
-        sentences = describe(observation["image"], self._language, parity=self._parity)
+    def _read(self, observation: dict[str, Any], info: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         mission = translate_mission(observation["mission"], self.mission_language)
-        told = {**info, "actions": ACTIONS, "descriptions": tuple(sentences)}
+        told = {**info, "actions": ACTIONS}
         if isinstance(self.env, MixedLevel):
             told["kind"] = self.env.kind
-        return {"mission": mission, "text": ", ".join(sentences)}, told
+        if self._symbolic:
+            return {"mission": mission, "image": observation["image"]}, told
+        sentences = describe(observation["image"], self._language, parity=self._parity)
+        return {"mission": mission, "text": ", ".join(sentences)}, {**told, "descriptions": tuple(sentences)}
 
 
 def _generate(level: Any, width: int, height: int) -> None:

@@ -8,7 +8,7 @@ from minigrid.core.grid import Grid
 from minigrid.core.world_object import Ball, Door, Wall
 
 import llmgym  # noqa: F401
-from llmgym.envs.babyai import KINDS, LEVELS, PAPER_LEVELS
+from llmgym.envs.babyai import KINDS, LEVELS, PAPER_LEVELS, describe
 from llmgym.envs.babyai.batch_env import BatchTextLevel, is_covered
 from llmgym.envs.babyai.batch_view import look_of, see
 from llmgym.envs.babyai.bot import Bot
@@ -46,8 +46,12 @@ def assert_same(found: Any, expected: Any) -> None:
         assert found.keys() == expected.keys()
         for name in found:
             assert_same(found[name], expected[name])
-    elif isinstance(found, tuple) and not isinstance(found[0], str):
+    elif isinstance(found, tuple) and found and not isinstance(found[0], str):
         assert len(found) == len(expected)
+        for part, expected_part in zip(found, expected, strict=True):
+            assert_same(part, expected_part)
+    elif isinstance(found, np.ndarray) and found.dtype == object:
+        assert (found.shape, expected.dtype) == (expected.shape, object)
         for part, expected_part in zip(found, expected, strict=True):
             assert_same(part, expected_part)
     elif isinstance(found, np.ndarray):
@@ -153,6 +157,26 @@ def test_missions_are_fulfilled_by_the_same_steps(kind: str) -> None:
 )
 def test_a_batch_speaks_as_single_levels_do(settings: dict[str, Any]) -> None:
     walk(MIXED, 800, room_size=5, num_dists=1, **settings)
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_symbols_of_a_batch_are_those_of_single_levels(mode: AutoresetMode) -> None:
+    assert walk(LOCAL, 1500, mode=mode, symbolic=True, room_size=5, num_dists=2, max_steps=20) > 20
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_symbols_are_minigrids_view_and_missions_stay(kind: str) -> None:
+    walk(MIXED, 400, symbolic=True, kind=kind)
+    batch, _ = make_pair(MIXED, 3, symbolic=True, kind=kind)
+    texts, _ = make_pair(MIXED, 3, kind=kind)
+    seen, infos = batch.reset(seed=2)
+    told, told_infos = texts.reset(seed=2)
+    assert seen["mission"] == told["mission"]
+    assert "descriptions" not in infos
+    assert [tuple(describe(image)) for image in seen["image"]] == list(told_infos["descriptions"])
+    kept = seen["image"].copy()
+    batch.step(np.zeros(3, dtype=np.int64))
+    assert (seen["image"] == kept).all(), "an observation stays as it was when the environment moves on"
 
 
 def test_things_may_be_many_and_kinds_may_change() -> None:

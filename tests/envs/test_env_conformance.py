@@ -29,6 +29,23 @@ def test_registered_env_keeps_the_contract(env_id: str, capfd: pytest.CaptureFix
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.parametrize("level", ["GoToLocal-v0", "MixedTrainLocal-v0", "PutNextS5N2Carrying-v0"])
+def test_symbolic_env_keeps_the_contract_and_shows_minigrids_view(level: str) -> None:
+    env = gymnasium.make(f"llmgym/BabyAI-{level}", disable_env_checker=True, symbolic=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*is different from the unwrapped version")
+        check_env(env, skip_render_check=True)
+    inner: Any = env.unwrapped
+    observation, info = env.reset(seed=3)
+    for action in (2, 0, 2, 1, 3):
+        assert info["actions"] == ACTIONS
+        assert observation in env.observation_space
+        assert observation["image"].tolist() == inner.gen_obs()["image"].tolist()
+        assert observation["mission"] == inner.mission
+        observation, _, _, _, info = env.step(action)
+
+
 def play(env: gymnasium.Env[Any, Any], seed: int, num_steps: int = 15) -> list[Any]:
     """Take random actions, check what every step must hold, and return all that was seen."""
     observation, info = env.reset(seed=seed)
