@@ -7,6 +7,7 @@ sampled, and nothing is ever tokenized again. Where a thought comes before the a
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -19,6 +20,19 @@ from llmgym.types import How, TokenIds, Tokenizer
 __all__ = ["AppendedPrompt", "Prompt", "PromptSettings", "WindowPrompt", "make_prompt"]
 
 
+Language = Literal["english", "french"]
+
+_APPENDED_HEADS: Mapping[Language, tuple[str, str]] = {
+    "english": ("Possible actions", "Goal"),
+    "french": ("Actions possibles", "But"),
+}
+_WINDOW_HEADS: Mapping[Language, tuple[str, str]] = {
+    "english": ("Possible action of the agent", "Goal of the agent"),
+    "french": ("Actions possibles pour l'agent", "But de l'agent"),
+}
+"""What actions and goal are called in the first lines of a prompt; observations and actions are in both languages."""
+
+
 @dataclass(frozen=True)
 class PromptSettings:
     """How the history of an episode is told.
@@ -27,10 +41,12 @@ class PromptSettings:
         history: "append" keeps the whole episode in a prompt that only grows, which the engine's prefix cache serves;
             "window" shows the last observations in the words of GLAM (https://arxiv.org/abs/2302.02662).
         num_observations: observations in a window; ignored by "append".
+        language: of the lines that tell actions and goal; what stands in them is the environment's own.
     """
 
     history: Literal["append", "window"] = "append"
     num_observations: int = 3
+    language: Language = "english"
 
 
 class Prompt(Protocol):
@@ -62,8 +78,8 @@ def make_prompt(settings: PromptSettings, tokenizer: Tokenizer, max_tokens: int,
         how: actions are taken; "reason" asks for a thought where the others ask for an action.
     """
     if settings.history == "append":
-        return AppendedPrompt(tokenizer, max_tokens, how)
-    return WindowPrompt(tokenizer, max_tokens, settings.num_observations, how)
+        return AppendedPrompt(tokenizer, max_tokens, how, settings.language)
+    return WindowPrompt(tokenizer, max_tokens, settings.num_observations, how, settings.language)
 
 
 class AppendedPrompt:
@@ -82,8 +98,11 @@ class AppendedPrompt:
     Action:
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int, how: How = "score") -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, max_tokens: int, how: How = "score", language: Language = "english"
+    ) -> None:
         self._tokenizer = tokenizer
+        self._actions_word, self._goal_word = _APPENDED_HEADS[language]
         self._asks_for = "Thought" if how == "reason" else "Action"
         self._max_tokens = max_tokens
         self._ids: npt.NDArray[np.int32] = np.empty(0, dtype=np.int32)
@@ -92,7 +111,8 @@ class AppendedPrompt:
 
     def begin(self, mission: str, text: str, actions: tuple[str, ...]) -> None:
         """Start an episode; see `Prompt.begin`."""
-        head = f"Possible actions: {', '.join(actions)}\nGoal: {mission}\nObservation: {text}\n{self._asks_for}:"
+        asked = f"{self._actions_word}: {', '.join(actions)}\n{self._goal_word}: {mission}"
+        head = f"{asked}\nObservation: {text}\n{self._asks_for}:"
         self._num_turns = 0
         self._ids = np.array(self._encode(head), dtype=np.int32)
         self._check()
@@ -131,8 +151,16 @@ class WindowPrompt:
     Carta et al. 2023, https://arxiv.org/abs/2302.02662, appendix on prompts; spacing as in the authors' code.
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int, num_observations: int = 3, how: How = "score") -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        max_tokens: int,
+        num_observations: int = 3,
+        how: How = "score",
+        language: Language = "english",
+    ) -> None:
         self._tokenizer = tokenizer
+        self._actions_word, self._goal_word = _WINDOW_HEADS[language]
         self._thinks = how == "reason"
         self._max_tokens = max_tokens
         self._num_turns = 0
@@ -143,7 +171,7 @@ class WindowPrompt:
 
     def begin(self, mission: str, text: str, actions: tuple[str, ...]) -> None:
         """Start an episode; see `Prompt.begin`."""
-        self._head = f"Possible action of the agent: {', '.join(actions)} \n Goal of the agent: {mission}"
+        self._head = f"{self._actions_word}: {', '.join(actions)} \n {self._goal_word}: {mission}"
         self._num_turns = 0
         self._texts.clear()
         self._said.clear()

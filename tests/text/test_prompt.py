@@ -106,3 +106,18 @@ def test_a_window_for_reasoning_shows_thoughts_as_texts() -> None:
         HEAD + " \n Observation 0: x, \n Thought 0: left is best\nAction: turn left \n Observation 1: y, \n Thought 1: "
     )
     assert prompt.candidates(("drop",)) == (tuple(b" drop"),)
+
+
+def test_a_french_window_has_the_headings_of_glams_french_prompts() -> None:
+    prompt = make_prompt(PromptSettings(history="window", language="french"), ByteTokenizer(), 10_000)
+    prompt.begin("aller à la balle", "x", ("basculer",))
+    assert said(prompt) == (
+        "Actions possibles pour l'agent: basculer \n But de l'agent: aller à la balle"
+        " \n Observation 0: x, \n Action 0: "
+    )
+
+
+def test_a_french_appended_prompt_has_french_headings() -> None:
+    prompt = make_prompt(PromptSettings(language="french"), ByteTokenizer(), 10_000)
+    prompt.begin("aller à la balle", "x", ("basculer",))
+    assert said(prompt) == "Actions possibles: basculer\nBut: aller à la balle\nObservation: x\nAction:"
