@@ -6,6 +6,7 @@ tokenization and one meaning. Knows numpy only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,6 +39,7 @@ class Trie:
         paths: for each candidate the nodes of its tokens, in order.
         path_nodes: int64 (sum of the paths' lengths,); all paths, one behind the other.
         path_starts: int64 (num_candidates,); where each begins in `path_nodes`.
+        inner_nodes: nodes with children, node 0 first: where a distribution over the next token is needed.
     """
 
     tokens: tuple[int, ...]
@@ -46,11 +48,7 @@ class Trie:
     paths: tuple[tuple[int, ...], ...]
     path_nodes: npt.NDArray[np.int64]
     path_starts: npt.NDArray[np.int64]
-
-    @property
-    def inner_nodes(self) -> tuple[int, ...]:
-        """Nodes with children, node 0 first: where a distribution over the next token is needed."""
-        return tuple(node for node, children in enumerate(self.children) if children)
+    inner_nodes: tuple[int, ...]
 
     def prefix(self, node: int) -> TokenIds:
         """Return the tokens from the end of the context up to and including a node."""
@@ -96,7 +94,13 @@ def build_trie(candidate_ids: tuple[TokenIds, ...]) -> Trie:
     path_starts = np.cumsum([0, *map(len, paths[:-1])])
     path_nodes = np.array([node for path in paths for node in path], dtype=np.int64)
     return Trie(
-        tuple(tokens), tuple(parents), tuple(tuple(c.values()) for c in children), tuple(paths), path_nodes, path_starts
+        tokens=tuple(tokens),
+        parents=tuple(parents),
+        children=tuple(tuple(one.values()) for one in children),
+        paths=tuple(paths),
+        path_nodes=path_nodes,
+        path_starts=path_starts,
+        inner_nodes=tuple(node for node, one in enumerate(children) if one),
     )
 
 
@@ -138,7 +142,10 @@ def sequence_logprobs(trie: Trie, node_logprobs: FloatArray, normalize: str = "s
     Returns:
         float32 (num_candidates,).
     """
-    totals = np.add.reduceat(node_logprobs[trie.path_nodes], trie.path_starts, dtype=np.float64)
+    tokens = node_logprobs[trie.path_nodes]
+    if len(tokens) == len(trie.paths):
+        return tokens
+    totals = np.add.reduceat(tokens, trie.path_starts, dtype=np.float64)
     if normalize == "mean":
         totals /= np.diff(trie.path_starts, append=len(trie.path_nodes))
     return totals.astype(np.float32)
@@ -191,11 +198,13 @@ def log_softmax(
     scores: Sequence[float] | FloatArray, temperature: float
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Softmax at a temperature, in float64; at 0, all mass on the first best score."""
-    scores = np.asarray(scores, dtype=np.float64)
+    scaled = np.array(scores, dtype=np.float64)
     if temperature == 0:
-        result = np.full(len(scores), -np.inf)
-        result[int(np.argmax(scores))] = 0.0
+        result = np.full(len(scaled), -np.inf)
+        result[int(scaled.argmax())] = 0.0
         return result
-    scaled = scores / temperature
+    if temperature != 1:
+        scaled /= temperature
     scaled -= scaled.max()
-    return np.asarray(scaled - np.log(np.exp(scaled).sum()))
+    scaled -= math.log(np.exp(scaled).sum())
+    return scaled

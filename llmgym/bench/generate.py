@@ -6,14 +6,12 @@ needs), and for text alone.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llmgym.bench.models import prepare_bench_model
+from llmgym.bench.models import measure_models
 from llmgym.bench.report import Report, best_seconds, make_report
 from llmgym.engine import load_engine
 from llmgym.engine.vllm_backend import VLLMBackend
@@ -48,12 +46,7 @@ def run(workload: Workload | None = None) -> Report:
         workload: how much; the default takes about three minutes on two cores.
     """
     work = workload or Workload()
-    figures: dict[str, float] = {}
-    for name in work.models:
-        with tempfile.TemporaryDirectory() as folder:
-            found = _measure_model(prepare_bench_model(name, Path(folder) / name), work)
-        figures |= {f"{name}_{figure}": value for figure, value in found.items()}
-    return make_report(figures)
+    return make_report(measure_models(work.models, lambda model: _measure_model(model, work)))
 
 
 def _measure_model(model: str, work: Workload) -> dict[str, float]:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from llmgym.config import RunConfig
 from llmgym.learner.tiny import TinySettings
 from llmgym.run.models import prepare_model
 
-__all__ = ["prepare_bench_model"]
+__all__ = ["measure_models", "prepare_bench_model"]
+
+
+def measure_models(names: Iterable[str], measure: Callable[[str], dict[str, float]]) -> dict[str, float]:
+    """Return the figures of several models, each under "MODEL_FIGURE".
+
+    Args:
+        names: of models, see `prepare_bench_model`.
+        measure: from a model's folder or hub id to its figures.
+    """
+    figures: dict[str, float] = {}
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            found = measure(prepare_bench_model(name, Path(folder) / name))
+        figures |= {f"{name}_{figure}": value for figure, value in found.items()}
+    return figures
 
 
 def prepare_bench_model(name: str, folder: Path) -> str:

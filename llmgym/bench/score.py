@@ -11,16 +11,14 @@ Four workloads, each on a real model of 135 M parameters and on the tiny one:
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from llmgym.bench.models import prepare_bench_model
+from llmgym.bench.models import measure_models
 from llmgym.bench.report import Report, make_report
 from llmgym.bench.rivals import kv_repeat, row_per_candidate, vllm_as_documented
 from llmgym.engine import load_engine
@@ -68,12 +66,7 @@ def run(workload: Workload | None = None) -> Report:
         workload: how much; the default takes about twelve minutes on two cores.
     """
     work = workload or Workload()
-    figures: dict[str, float] = {}
-    for name in work.models:
-        with tempfile.TemporaryDirectory() as folder:
-            found = _measure_model(prepare_bench_model(name, Path(folder) / name), work)
-        figures |= {f"{name}_{figure}": value for figure, value in found.items()}
-    return make_report(figures)
+    return make_report(measure_models(work.models, lambda model: _measure_model(model, work)))
 
 
 def _measure_model(model: str, work: Workload) -> dict[str, float]:

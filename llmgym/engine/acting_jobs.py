@@ -158,12 +158,10 @@ def _sample(request: ActRequest) -> Generator[Sequence[Ask], list[Any], tuple[Sa
 
 def _total(sampled: Sampled, ask: AskSample) -> float:
     """Return the log-probability of all sampled tokens; at temperature 0 the draw was certain."""
-    if ask.temperature == 0:
-        return 0.0
     total = float(sampled.logprobs.sum(dtype=np.float64))
     if np.isnan(total):
         raise NonFiniteError(ask)
-    return total
+    return 0.0 if ask.temperature == 0 else total
 
 
 def _fallback(request: ActRequest) -> int:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from bisect import bisect_right
 from collections.abc import Sequence
+from hashlib import blake2b
+from itertools import accumulate
 
 import numpy as np
 
@@ -41,13 +45,13 @@ def choose_candidate(trie: Trie, node_logprobs: FloatArray, acting: Acting, entr
 
     Args:
         node_logprobs: float32 (num_nodes,).
-        entropy: of the draw; a generator of its own is made from it.
+        entropy: of the draw.
 
     Returns:
         the index, and float32 (num_candidates,): every candidate's log-probability.
     """
     distribution = action_logprobs(trie, node_logprobs, acting)
-    return _draw(distribution, np.random.default_rng(entropy)), distribution
+    return _draw(distribution, _uniform(entropy)), distribution
 
 
 def entropies_of(seed: int | Sequence[int] | None, num_contexts: int) -> list[Entropy]:
@@ -72,8 +76,18 @@ def sampling_seed(entropy: Entropy) -> int | None:
     return None if entropy is None else int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 
-def _draw(logprobs: FloatArray, generator: np.random.Generator) -> int:
-    """Draw by inverse transform sampling: one uniform number a decision."""
-    cumulative = np.cumsum(np.exp(logprobs.astype(np.float64)))
-    index = int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))
-    return min(index, len(logprobs) - 1)
+def _draw(logprobs: FloatArray, uniform: float) -> int:
+    """Draw by inverse transform sampling.
+
+    Args:
+        uniform: in [0, 1).
+    """
+    # Plain numbers: a decision is among a few actions, which numpy's calls would take several times as long for.
+    cumulative = list(accumulate(np.exp(logprobs, dtype=np.float64).tolist()))
+    return min(bisect_right(cumulative, uniform * cumulative[-1]), len(cumulative) - 1)
+
+
+def _uniform(entropy: Entropy) -> float:
+    """Return a number in [0, 1) that entropy decides: its hash, which takes a tenth of the time of a generator."""
+    digest = os.urandom(8) if entropy is None else blake2b(repr(entropy).encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) * 2.0**-53

@@ -38,11 +38,13 @@ def node_logprobs(
     keeps of it. Deeper nodes are asked for by prefix or by whole path, whichever computes fewer tokens.
     """
     result = np.full(len(trie.tokens), np.nan, dtype=np.float32)
-    first = [trie.tokens[child] for child in trie.children[0]]
-    (answer,) = yield [AskNext(context_ids, (), tuple(first), adapter)]
+    ask = AskNext(context_ids, (), tuple([trie.tokens[child] for child in trie.children[0]]), adapter)
+    (answer,) = yield [ask]
     if np.isnan(answer).any():
-        raise NonFiniteError(AskNext(context_ids, (), tuple(first), adapter))
+        raise NonFiniteError(ask)
     result[list(trie.children[0])] = answer
+    if len(trie.inner_nodes) == 1:
+        return result
     recomputed = backend.num_recomputed_tokens(len(context_ids)) if backend.can_ask_paths else None
     paths = plan_paths(trie, recomputed)
     if paths:

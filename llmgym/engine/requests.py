@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 
@@ -83,27 +84,36 @@ def encode_score_requests(
     *,
     ends: bool = False,
     num_free_tokens: int = 0,
+    candidates_follow: bool = True,
 ) -> list[ScoreRequest]:
     """Encode contexts and candidates apart from each other, and check that each fits.
 
     Args:
         ends: append the end of the sequence to every candidate.
-        num_free_tokens: tokens that will stand between context and candidate.
+        num_free_tokens: tokens that will stand behind the context, before any candidate.
+        candidates_follow: whether a candidate will be put behind them, for which there must be room.
 
     Raises:
         EngineError: a list is empty, the lengths differ, or a candidate has no token.
-        PromptError: a context with its longest candidate is longer than the model's context.
+        PromptError: a context with its answer is longer than the model's context.
     """
     encoded = _encode_contexts(tokenizer, contexts)
     _check_lengths(contexts, candidates)
     end = _end(tokenizer) if ends else ()
     known: dict[str | TokenIds, TokenIds] = {}
+    last: tuple[Context, ...] | None = None
+    candidate_ids: tuple[TokenIds, ...] = ()
+    num_answer_tokens = num_free_tokens
     requests = []
     for position, (context_ids, options) in enumerate(zip(encoded, candidates, strict=True)):
-        candidate_ids = _encode_candidates(tokenizer, options, position, known)
-        if end:
-            candidate_ids = tuple((*ids, *end) for ids in candidate_ids)
-        num_answer_tokens = num_free_tokens + max(map(len, candidate_ids))
+        # Mostly all contexts have the same candidates.
+        if not (last is not None and _is_plain(options) and options == last):
+            candidate_ids = _encode_candidates(tokenizer, options, position, known)
+            if end:
+                candidate_ids = tuple((*ids, *end) for ids in candidate_ids)
+            if candidates_follow:
+                num_answer_tokens = num_free_tokens + max(map(len, candidate_ids))
+            last = options if _is_plain(options) else None
         _check_length(position, len(context_ids), num_answer_tokens, max_context_tokens)
         requests.append(ScoreRequest(context_ids, candidate_ids))
     return requests
@@ -176,6 +186,7 @@ def encode_decisions(
         max_context_tokens,
         ends=acting.ends_candidates,
         num_free_tokens=acting.max_new_tokens + len(cue_ids) if is_free else 0,
+        candidates_follow=acting.how != "text",
     )
     decisions = []
     for request, options in zip(requests, candidates, strict=True):
@@ -231,6 +242,11 @@ def _encode_candidates(
             )
         encoded.append(known[key])
     return tuple(encoded)
+
+
+def _is_plain(options: Sequence[Context]) -> TypeGuard[tuple[Context, ...]]:
+    """Tell whether two such lists can be compared by ==, which numpy's arrays cannot."""
+    return isinstance(options, tuple) and all(isinstance(option, str | tuple) for option in options)
 
 
 def _check_length(position: int, num_tokens: int, num_answer_tokens: int, max_context_tokens: int) -> None:

@@ -80,7 +80,6 @@ class VLLMBackend:
         self._num_adapters = 0
         self._num_tickets = 0
         self._open: dict[int, _Open] = {}
-        self._done: list[tuple[int, Answer]] = []
         if self._has_adapters:
             self._bypass_head_adapters()
 

@@ -224,6 +224,8 @@ def _wanted(request: Any) -> tuple[int, bool] | None:
 
 def _num_shared(tail: tuple[int, ...], tokens: tuple[int, ...]) -> int:
     """Return how many tokens two sequences have in common from their start."""
+    if tail == tokens[: len(tail)]:
+        return len(tail)
     num_shared = 0
     for one, other in zip(tail, tokens, strict=False):
         if one != other:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ import torch
 from llmgym.errors import HostError
 from llmgym.host.inputs import InputSettings
 from llmgym.nf4 import compute_exactly, nf4_options
+from llmgym.progress import without_progress_bars
 
 __all__ = ["ModelSettings", "input_settings", "load_language_model", "load_tokenizer"]
 
@@ -85,7 +85,7 @@ def load_language_model(settings: ModelSettings, devices: tuple[str, ...]) -> An
         kind = settings.kind or ("seq2seq" if config.is_encoder_decoder else "causal")
         maker = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForCausalLM
         if settings.is_pretrained:
-            with _no_progress_bars():
+            with without_progress_bars():
                 model = maker.from_pretrained(settings.path, **_load_options(settings, devices))
         else:
             with torch.random.fork_rng(devices=[]):
@@ -145,20 +145,6 @@ def _load_options(settings: ModelSettings, devices: tuple[str, ...]) -> dict[str
     if settings.load_in_4bit:
         options = {**nf4_options(devices[0]), **options}
     return {**options, **settings.options}
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Keep transformers from drawing progress bars in a block."""
-    from transformers.utils import logging
-
-    was_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            logging.enable_progress_bar()
 
 
 def _dtype(name: str) -> torch.dtype:

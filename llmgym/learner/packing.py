@@ -88,12 +88,9 @@ def build_pack(rows: Sequence[Row], *, dtype: torch.dtype = torch.float32, devic
     num_points = np.array([1 + branch.num_fed for branch in branches])
     num_edges = np.array([branch.num_edges for branch in branches])
     point_offsets, edge_offsets = np.cumsum(num_points) - num_points, np.cumsum(num_edges) - num_edges
-    points = np.empty(int(num_points.sum()), np.int64)
-    points[point_offsets] = starts + np.concatenate([row.context_lengths for row in rows]) - 1
-    is_fed = np.ones(len(points), np.bool_)
-    is_fed[point_offsets] = False
+    contexts = starts + np.concatenate([row.context_lengths for row in rows]) - 1
     row_numbers, columns = np.nonzero(fed_mask)
-    points[is_fed] = row_numbers * width + num_trunk + columns
+    points = _merged(contexts, point_offsets, row_numbers * width + num_trunk + columns)
     total = int(num_edges.sum())
     sibling_counts = np.concatenate([branch.num_siblings for branch in branches])
     siblings = _ragged(_shifted([b.sibling_edges for b in branches], edge_offsets), sibling_counts, total)
@@ -133,6 +130,20 @@ def _fed_limits(rows: Sequence[Row]) -> IntArray:
     """Return, for every branch token of every row in order, how many of the trunk's tokens it sees."""
     lengths = np.concatenate([row.context_lengths for row in rows])
     return np.repeat(lengths, [branch.num_fed for row in rows for branch in row.branches])
+
+
+def _merged(firsts: IntArray, offsets: IntArray, others: IntArray) -> IntArray:
+    """Return firsts, each at its offset, with others filling the places between them.
+
+    >>> _merged(np.array([7, 8]), np.array([0, 2]), np.array([1, 2])).tolist()
+    [7, 1, 8, 2]
+    """
+    merged = np.empty(len(firsts) + len(others), np.int64)
+    merged[offsets] = firsts
+    is_other = np.ones(len(merged), np.bool_)
+    is_other[offsets] = False
+    merged[is_other] = others
+    return merged
 
 
 def _shifted(arrays: Sequence[IntArray], offsets: IntArray) -> IntArray:

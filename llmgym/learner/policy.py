@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from llmgym.learner.lora import LoraSettings, attach_lora
 from llmgym.learner.packing import Pack
 from llmgym.learner.row import Row
 from llmgym.nf4 import compute_exactly, is_nf4, nf4_options
+from llmgym.progress import without_progress_bars
 from llmgym.types import Tokenizer
 
 __all__ = ["Policy", "load_model", "load_tokenizer"]
@@ -159,7 +159,7 @@ class Policy(nn.Module):
         """Write the model, without an adapter, as transformers saves it."""
         model = self.causal_model
         state = {_without_lora(name): value for name, value in model.state_dict().items() if "lora_" not in name}
-        with _no_progress_bars():
+        with without_progress_bars():
             model.save_pretrained(folder, state_dict=state)
 
     def write_adapter(self, folder: str) -> None:
@@ -202,7 +202,7 @@ def load_model(model: Any, *, device: str | torch.device | None = None, load_in_
             )
         return copy.deepcopy(model).to(device=device, dtype=torch.float32)
     try:
-        with _no_progress_bars():
+        with without_progress_bars():
             loaded = AutoModelForCausalLM.from_pretrained(
                 str(model),
                 dtype=torch.float32,
@@ -219,20 +219,6 @@ def load_model(model: Any, *, device: str | torch.device | None = None, load_in_
         compute_exactly(loaded)
         return loaded
     return loaded.to(device)
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Keep transformers from drawing progress bars in a block."""
-    from transformers.utils import logging
-
-    was_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            logging.enable_progress_bar()
 
 
 def _without_lora(name: str) -> str:

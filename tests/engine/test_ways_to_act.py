@@ -288,7 +288,7 @@ def test_any_script_can_be_read_and_chosen(vllm_engine: Engine, way: Acting) -> 
         (Acting("score"), 2),
         (Acting("score", ends_candidates=True), 3),
         (Acting("constrained"), 2),
-        (Acting("text", max_new_tokens=7), 9),
+        (Acting("text", max_new_tokens=7), 7),
         (Acting("reason", max_new_tokens=7, cue="a"), 10),
     ],
     ids=["score", "score-ends", "constrained", "text", "reason"],
