@@ -55,7 +55,8 @@ class History:
             actions: the candidates now.
         """
         said, said_ids = self._said(taken)
-        self.prompt.extend(said, said_ids, text, actions)
+        defaulted = self.actions[taken.index] if isinstance(taken, Choice) and not taken.is_parsed else None
+        self.prompt.extend(said, said_ids, text, actions, defaulted=defaulted)
         self._set(actions)
 
     def _said(self, taken: int | Choice) -> tuple[str, TokenIds]:

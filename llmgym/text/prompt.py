@@ -14,7 +14,9 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from llmgym.errors import PromptError
+from llmgym.text.chat import ChatPrompt
+from llmgym.text.chat_wording import WORDINGS, ChatWording
+from llmgym.text.length import check_length
 from llmgym.types import How, TokenIds, Tokenizer
 
 __all__ = ["AppendedPrompt", "Prompt", "PromptSettings", "WindowPrompt", "make_prompt"]
@@ -39,14 +41,18 @@ class PromptSettings:
 
     Attributes:
         history: "append" keeps the whole episode in a prompt that only grows, which the engine's prefix cache serves;
-            "window" shows the last observations in the words of GLAM (https://arxiv.org/abs/2302.02662).
+            "window" shows the last observations in the words of GLAM (https://arxiv.org/abs/2302.02662); "chat" is a
+            conversation in the model's own chat template, with a window of the last observations and answers.
         num_observations: observations in a window; ignored by "append".
         language: of the lines that tell actions and goal; what stands in them is the environment's own.
+        chat: what the messages of "chat" say: "plain" for any environment, "balrog" for BabyAI-Text in the words of
+            BALROG (https://arxiv.org/abs/2411.13543), or texts of your own.
     """
 
-    history: Literal["append", "window"] = "append"
+    history: Literal["append", "window", "chat"] = "append"
     num_observations: int = 3
     language: Language = "english"
+    chat: Literal["plain", "balrog"] | ChatWording = "plain"
 
 
 class Prompt(Protocol):
@@ -56,8 +62,14 @@ class Prompt(Protocol):
         """Start an episode with its mission, first observation and the actions open now."""
         ...
 
-    def extend(self, said: str, said_ids: TokenIds, text: str, actions: tuple[str, ...]) -> None:
-        """Add what the agent said (an action, an answer, or a thought and an action) and what it observed then."""
+    def extend(
+        self, said: str, said_ids: TokenIds, text: str, actions: tuple[str, ...], *, defaulted: str | None = None
+    ) -> None:
+        """Add what the agent said (an action, an answer, or a thought and an action) and what it observed then.
+
+        Args:
+            defaulted: the action that was taken because an answer named none; None where what was said was done.
+        """
         ...
 
     def candidates(self, actions: tuple[str, ...]) -> tuple[TokenIds, ...]:
@@ -79,6 +91,9 @@ def make_prompt(settings: PromptSettings, tokenizer: Tokenizer, max_tokens: int,
     """
     if settings.history == "append":
         return AppendedPrompt(tokenizer, max_tokens, how, settings.language)
+    if settings.history == "chat":
+        wording = WORDINGS[settings.chat] if isinstance(settings.chat, str) else settings.chat
+        return ChatPrompt(tokenizer, max_tokens, wording, settings.num_observations, how)
     return WindowPrompt(tokenizer, max_tokens, settings.num_observations, how, settings.language)
 
 
@@ -117,7 +132,9 @@ class AppendedPrompt:
         self._ids = np.array(self._encode(head), dtype=np.int32)
         self._check()
 
-    def extend(self, said: str, said_ids: TokenIds, text: str, actions: tuple[str, ...]) -> None:
+    def extend(
+        self, said: str, said_ids: TokenIds, text: str, actions: tuple[str, ...], *, defaulted: str | None = None
+    ) -> None:
         """Add a turn; see `Prompt.extend`."""
         self._num_turns += 1
         turn = (*said_ids, *self._encode(f"\nObservation: {text}\n{self._asks_for}:"))
@@ -142,7 +159,7 @@ class AppendedPrompt:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _check(self) -> None:
-        _check_length(len(self._ids), self._num_turns, self._max_tokens, "prompt.history=window")
+        check_length(len(self._ids), self._num_turns, self._max_tokens, "prompt.history=window")
 
 
 class WindowPrompt:
@@ -178,7 +195,9 @@ class WindowPrompt:
         self._texts.append(text)
         self._render()
 
-    def extend(self, said: str, said_ids: TokenIds, text: str, actions: tuple[str, ...]) -> None:
+    def extend(
+        self, said: str, said_ids: TokenIds, text: str, actions: tuple[str, ...], *, defaulted: str | None = None
+    ) -> None:
         """Add a turn, and forget the oldest beyond the window; see `Prompt.extend`."""
         self._num_turns += 1
         self._said.append(said)
@@ -204,12 +223,4 @@ class WindowPrompt:
             parts.append(f" \n Observation {position}: {described}\n {asks_for} {position}: {said}")
         ids = self._tokenizer.encode("".join(parts), add_special_tokens=False)
         self._ids = np.array(ids, dtype=np.int32)
-        _check_length(len(ids), self._num_turns, self._max_tokens, "a smaller prompt.num_observations")
-
-
-def _check_length(num_tokens: int, num_turns: int, max_tokens: int, remedy: str) -> None:
-    if num_tokens > max_tokens:
-        raise PromptError(
-            f"Expected a prompt of at most {max_tokens} tokens, the model's context, but at turn {num_turns} of the "
-            f"episode it has {num_tokens}. Set {remedy}, take fewer steps an episode, or a model with a longer context."
-        )
+        check_length(len(ids), self._num_turns, self._max_tokens, "a smaller prompt.num_observations")
