@@ -37,7 +37,8 @@ def node_logprobs(
     The context goes first, with the tokens that may follow it: everything behind it can then share what the backend
     keeps of it. Deeper nodes are asked for by prefix or by whole path, whichever computes fewer tokens.
     """
-    result = np.full(len(trie.tokens), np.nan, dtype=np.float32)
+    result = np.empty(len(trie.tokens), dtype=np.float32)
+    result.fill(np.nan)
     ask = AskNext(context_ids, (), tuple([trie.tokens[child] for child in trie.children[0]]), adapter)
     (answer,) = yield [ask]
     if np.isnan(answer).any():
