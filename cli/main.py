@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from llmgym.cli.bench import bench
 from llmgym.cli.config import config
+from llmgym.cli.demos import demos
 from llmgym.cli.doctor import doctor
 from llmgym.cli.envs import envs
 from llmgym.cli.eval import evaluate
@@ -51,6 +52,7 @@ app = typer.Typer(
 app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("play")(play)
+app.command("demos")(demos)
 app.command("envs")(envs)
 app.command("config")(config)
 app.command("doctor")(doctor)

@@ -38,10 +38,12 @@ class CollectSettings:
 
 @dataclass(frozen=True)
 class CloneSettings:
-    """Behaviour cloning of the environment's own expert, before reinforcement learning.
+    """Behaviour cloning before reinforcement learning: of the environment's own expert, or of a dataset.
 
     Attributes:
-        episodes: demonstrations to learn from; 0 leaves the stage out.
+        episodes: demonstrations to learn from. 0 leaves the stage out, or, where a dataset is named, takes all of its.
+        dataset: a Minari dataset whose episodes are the demonstrations, as `llmgym demos` writes it: its name, or the
+            path of its folder. Without, the expert plays.
         epochs: how often they are gone through.
         minibatch_turns: about how many turns a gradient step is taken on.
         learning_rate: of this stage.
@@ -49,10 +51,16 @@ class CloneSettings:
     """
 
     episodes: int = 0
+    dataset: str | None = None
     epochs: int = 4
     minibatch_turns: int = 64
     learning_rate: float = 1e-3
     value_coef: float = 0.5
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is anything to clone."""
+        return self.episodes > 0 or self.dataset is not None
 
 
 @dataclass(frozen=True)

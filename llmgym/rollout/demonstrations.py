@@ -1,23 +1,42 @@
-"""Demonstrations: what an expert does, as trajectories in the learner's own prompts."""
+"""Demonstrations: what an expert does, and any recorded episode as a trajectory in the learner's own prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from llmgym.errors import EnvError
 from llmgym.rollout.player import Outcome, make_turn
-from llmgym.text.histories import History, actions_of
+from llmgym.rollout.recording import Episode, Recorder
+from llmgym.text.histories import History
 from llmgym.text.prompt import PromptSettings, make_prompt
 from llmgym.types import Acting, Choice, FloatArray, TokenIds, Tokenizer, Trajectory, Turn
 
-__all__ = ["Expert", "Speaker", "demonstrate"]
+__all__ = ["Expert", "Speaker", "demonstrate", "retell"]
 
-Expert = Callable[[gym.Env[Any, Any]], Callable[[], int]]
-"""Given an environment that was just reset, a function that returns the expert's next action."""
+_MAX_FAILURES = 100
+"""Episodes in a row that an expert may fail at before it is taken for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """Who knows how to solve an environment.
+
+    Attributes:
+        name: of the sort of expert.
+        begin: given an environment that was just reset, a function that returns the next action as an index into
+            `info["actions"]`; either may raise an EnvError where it gives up.
+        is_optimal: whether nobody does better. Then an episode without a reward was bad luck, and is shown like the
+            others; otherwise it is a mistake, and left out.
+    """
+
+    name: str
+    begin: Callable[[gym.Env[Any, Any]], Callable[[], int]]
+    is_optimal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,40 +85,72 @@ class Speaker:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
 
-def demonstrate(
-    env: gym.Env[Any, Any], expert: Expert, seeds: Iterator[int], num_episodes: int, speaker: Speaker
-) -> Iterator[Trajectory]:
-    """Yield episodes that the expert solved; those in which it ended without a reward are left out.
+def demonstrate(env: gym.Env[Any, Any], expert: Expert, seeds: Iterator[int], num_episodes: int) -> Iterator[Episode]:
+    """Yield episodes of an expert; left out are those it gives up on, and, unless it is optimal, those it fails at.
 
     Args:
         env: a text environment.
         expert: who solves it.
         seeds: of the episodes, as many as it takes.
         num_episodes: how many to yield.
-        speaker: how what the expert does is said.
+
+    Raises:
+        EnvError: it fails again and again.
+    """
+    recorder = Recorder(env)
+    num_yielded = num_failed = 0
+    while num_yielded < num_episodes:
+        played = _play(recorder, expert, next(seeds))
+        if isinstance(played, Episode) and (expert.is_optimal or played.rewards[-1] > 0):
+            num_yielded, num_failed = num_yielded + 1, 0
+            yield played
+            continue
+        num_failed += 1
+        if num_failed == _MAX_FAILURES:
+            reason = "The last one ended without a reward." if isinstance(played, Episode) else str(played)
+            raise EnvError(
+                f"Expected the {expert.name} to solve {env}, but it failed at {num_failed} episodes in a row. {reason}"
+            )
+
+
+def retell(episodes: Iterable[Episode], speaker: Speaker) -> Iterator[Trajectory]:
+    """Yield recorded episodes as trajectories, as if the learner had played them with log-probability 0.
+
+    No environment is needed: the texts are told again in the learner's own prompts.
     """
     history = speaker.make_history()
-    num_yielded = 0
-    while num_yielded < num_episodes:
-        trajectory = _episode(env, expert, next(seeds), history, speaker)
-        if trajectory.turns[-1].reward > 0:
-            num_yielded += 1
-            yield trajectory
+    for episode in episodes:
+        history.begin(episode.mission, episode.texts[0], episode.candidates[0])
+        turns: list[Turn] = []
+        for step, action in enumerate(episode.actions):
+            terminated = bool(episode.terminations[step])
+            outcome = Outcome(
+                text=episode.texts[step + 1],
+                actions=() if terminated else episode.candidates[step + 1],
+                reward=float(episode.rewards[step]),
+                terminated=terminated,
+                truncated=bool(episode.truncations[step]),
+            )
+            choice = speaker.say(history, action)
+            turns.append(make_turn(history.prompt_ids, choice, outcome))
+            if not terminated:
+                history.extend(choice, outcome.text, outcome.actions)
+        final = None if turns[-1].terminated else history.prompt_ids
+        yield Trajectory(tuple(turns), final, 0, episode.seed)
 
 
-def _episode(env: gym.Env[Any, Any], expert: Expert, seed: int, history: History, speaker: Speaker) -> Trajectory:
-    observation, info = env.reset(seed=seed)
-    history.begin(str(observation["mission"]), str(observation["text"]), actions_of(info))
-    act, takes_text = expert(env), not hasattr(env.action_space, "n")
-    turns: list[Turn] = []
-    while not (turns and (turns[-1].terminated or turns[-1].truncated)):
-        choice = speaker.say(history, act())
-        action = history.actions[choice.index] if takes_text else choice.index
-        observation, reward, terminated, truncated, info = env.step(action)
-        actions = () if terminated else actions_of(info)
-        outcome = Outcome(str(observation["text"]), actions, float(reward), bool(terminated), bool(truncated))
-        turns.append(make_turn(history.prompt_ids, choice, outcome))
-        if not terminated:
-            history.extend(choice, outcome.text, outcome.actions)
-    final = None if turns[-1].terminated else history.prompt_ids
-    return Trajectory(tuple(turns), final, 0, seed)
+def _play(recorder: Recorder, expert: Expert, seed: int) -> Episode | EnvError:
+    """Play an episode; return it, or why the expert gave up."""
+    _, info = recorder.reset(seed=seed)
+    takes_text, is_over = not hasattr(recorder.action_space, "n"), False
+    act = None
+    while not is_over:
+        try:
+            act = act or expert.begin(recorder)
+            index = act()
+        except EnvError as failure:
+            return failure
+        action = info["actions"][index] if takes_text else index
+        _, _, terminated, truncated, info = recorder.step(action)
+        is_over = terminated or truncated
+    return recorder.take()

@@ -1,31 +1,47 @@
-"""The first learner of a run: a model with heads that, where the recipe asks for it, has cloned an expert."""
+"""The first learner of a run: a model with heads that, where the recipe asks for it, has cloned an expert.
+
+The expert plays on the spot, or has played before: then its episodes are read from a dataset.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from copy import deepcopy
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 
-from llmgym.algorithms import BehaviourCloning
 from llmgym.config import RunConfig
+from llmgym.envs.toy_text.planner import has_table, planner
 from llmgym.errors import ConfigError
-from llmgym.learner import Learner, ValueHead
 from llmgym.rollout.batch import make_batch
-from llmgym.rollout.demonstrations import Expert, Speaker, demonstrate
+from llmgym.rollout.datasets import dataset_spec, read_dataset
+from llmgym.rollout.demonstrations import Expert, Speaker, demonstrate, retell
+from llmgym.rollout.recording import Episode
 from llmgym.run.report import Reporter
 from llmgym.run.seeds import training_seed
-from llmgym.run.venv import make_env
+from llmgym.run.venv import NO_SETTINGS, make_env
 from llmgym.types import Trajectory
 
-__all__ = ["clone_expert", "find_expert"]
+if TYPE_CHECKING:
+    from llmgym.learner import Learner
+
+__all__ = ["check_demonstrations", "clone_expert", "demonstration_seeds", "env_spec", "find_expert"]
 
 DEMONSTRATION_STREAM = 2**31
 """Names the seeds of demonstrations, apart from those of collected episodes."""
 
 
 def clone_expert(config: RunConfig, model: str, reporter: Reporter) -> Learner:
-    """Make the learner, and let it clone demonstrations of the environment's expert."""
+    """Make the learner, and let it clone demonstrations: of the environment's expert, or those of a dataset."""
+    # Torch takes seconds to import; whoever only asks for the expert does without.
+    from llmgym.algorithms import BehaviourCloning
+    from llmgym.learner import Learner, ValueHead
+
     clone, settings = config.clone, config.learner
     learner = Learner(
         model,
@@ -42,7 +58,7 @@ def clone_expert(config: RunConfig, model: str, reporter: Reporter) -> Learner:
         max_tokens_per_microbatch=settings.max_tokens_per_microbatch,
         seed=config.seed,
     )
-    if not clone.episodes:
+    if not clone.is_wanted:
         return learner
     trajectories = _demonstrations(config, learner, reporter)
     reporter.stage("cloning", clone.epochs, "epochs")
@@ -52,34 +68,78 @@ def clone_expert(config: RunConfig, model: str, reporter: Reporter) -> Learner:
     return learner
 
 
-def find_expert(env_id: str) -> Expert:
-    """Return the expert of an environment.
+def find_expert(env_id: str, env_settings: Mapping[str, Any] = NO_SETTINGS) -> Expert | None:
+    """Return the expert of an environment; None where nobody knows how to solve it.
+
+    BabyAI's levels have a bot, and a world whose rules are a table, such as FrozenLake, a planner.
 
     Raises:
-        ConfigError: nobody knows how to solve it.
+        EnvError: there is no such environment, or it knows no such setting.
     """
-    if not env_id.startswith("llmgym/BabyAI-"):
+    with closing(make_env(env_id, env_settings)) as env:
+        if "text" not in getattr(env.observation_space, "spaces", {}):
+            return None
+        if env_id.startswith("llmgym/BabyAI-"):
+            from llmgym.envs.babyai.bot import Bot
+
+            return Expert("bot", lambda env: Bot(env).act)
+        if has_table(env):
+            return Expert("planner", planner(env), is_optimal=True)
+    return None
+
+
+def check_demonstrations(config: RunConfig) -> None:
+    """Refuse a configuration that wants to clone what nobody shows.
+
+    Raises:
+        ConfigError: the environment has no expert, or the dataset is of another environment.
+        DatasetError: there is no such dataset.
+    """
+    clone = config.clone
+    if clone.dataset is not None:
+        found, wanted = dataset_spec(clone.dataset), env_spec(config.env, config.env_settings)
+        if (found.id, found.kwargs) != (wanted.id, wanted.kwargs):
+            raise ConfigError(
+                f"Expected a dataset of {wanted.id} {wanted.kwargs} to clone, found one of {found.id} {found.kwargs} "
+                f"in {clone.dataset}. Set env and env_settings to these, or clone.dataset to another."
+            )
+    elif clone.episodes and find_expert(config.env, config.env_settings) is None:
         raise ConfigError(
-            f"Expected an environment with an expert to clone, found {env_id!r}, which has none. Set clone.episodes=0."
+            f"Expected an environment with an expert to clone, found {config.env!r}, which has none. "
+            "Set clone.episodes=0, or clone.dataset to demonstrations."
         )
-    from llmgym.envs.babyai.bot import Bot
 
-    def expert(env: gym.Env[Any, Any]) -> Any:
-        bot = Bot(env)
-        return lambda: bot.act()
 
-    return expert
+def demonstration_seeds(seed: int) -> Iterator[int]:
+    """Yield the seeds of the episodes that experts show, from the seed of the run."""
+    return (training_seed(seed, DEMONSTRATION_STREAM, number) for number in count())
+
+
+def env_spec(env_id: str, env_settings: Mapping[str, Any]) -> EnvSpec:
+    """Return what makes an environment with its settings again, as a file can hold it."""
+    spec = deepcopy(gym.spec(env_id))
+    spec.kwargs = json.loads(json.dumps({**spec.kwargs, **env_settings}))
+    return spec
 
 
 def _demonstrations(config: RunConfig, learner: Learner, reporter: Reporter) -> list[Trajectory]:
-    expert = find_expert(config.env)
-    env = make_env(config.env, config.env_settings)
-    seeds = (training_seed(config.seed, DEMONSTRATION_STREAM, number) for number in count())
+    """Return demonstrations as the learner would have told them."""
+    reporter.stage("demonstrations", config.clone.episodes or None, "episodes")
     speaker = Speaker(learner.tokenizer, config.prompt, config.acting, learner.max_context_tokens)
     trajectories: list[Trajectory] = []
-    reporter.stage("demonstrations", config.clone.episodes, "episodes")
-    for trajectory in demonstrate(env, expert, seeds, config.clone.episodes, speaker):
+    for trajectory in retell(_episodes(config), speaker):
         trajectories.append(trajectory)
-        reporter.advance(len(trajectories), {"return": trajectory.turns[-1].reward})
-    env.close()
+        reporter.advance(len(trajectories), {"return": sum(turn.reward for turn in trajectory.turns)})
     return trajectories
+
+
+def _episodes(config: RunConfig) -> Iterator[Episode]:
+    """Yield episodes of the dataset, or else of the expert."""
+    clone = config.clone
+    if clone.dataset is not None:
+        yield from read_dataset(clone.dataset, clone.episodes or None)
+        return
+    expert = find_expert(config.env, config.env_settings)
+    assert expert is not None, "looked for when the run was opened"
+    with closing(make_env(config.env, config.env_settings)) as env:
+        yield from demonstrate(env, expert, demonstration_seeds(config.seed), clone.episodes)

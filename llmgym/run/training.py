@@ -21,7 +21,7 @@ from llmgym.engine.scripted_engine import ScriptedEngine
 from llmgym.learner import Learner
 from llmgym.rollout.batch import make_batch
 from llmgym.rollout.store import write_trajectories
-from llmgym.run.clone import clone_expert, find_expert
+from llmgym.run.clone import check_demonstrations, clone_expert
 from llmgym.run.collecting import open_collector
 from llmgym.run.folder import RunFolder, write_whole
 from llmgym.run.measure import measure_engine
@@ -71,7 +71,7 @@ def train(
         seconds_before = rows[-1]["seconds"] if rows else 0.0
         with closing(learner), _load_engine(run) as engine:
             learner.publish(engine, version=learner.version)
-            if run.config.clone.episodes and "clone" not in run.folder.read_evaluations():
+            if run.config.clone.is_wanted and "clone" not in run.folder.read_evaluations():
                 _measure(run, "clone", engine)
             _reinforce(run, learner, engine, num_done, started - seconds_before)
             _measure(run, "trained", engine)
@@ -160,9 +160,8 @@ def _open(config: RunConfig, path: Path, reporter: Reporter, resume: bool) -> _R
     check_model(config.model)
     if config.acting.parser:
         load_parser(config.acting.parser)
-    if config.clone.episodes:
-        find_expert(config.env)
     if not resume:
+        check_demonstrations(config)
         folder = RunFolder.create(path, config)
     return _Run(config, folder, reporter)
 

@@ -16,7 +16,7 @@ from llmgym.engine.scripted_engine import ScriptedEngine
 from llmgym.errors import ConfigError, EnvError
 from llmgym.rollout.async_collector import AsyncCollector
 from llmgym.rollout.collector import Collector
-from llmgym.rollout.demonstrations import Speaker, demonstrate
+from llmgym.rollout.demonstrations import Expert, Speaker, demonstrate, retell
 from llmgym.rollout.store import read_trajectories, write_trajectories
 from llmgym.text import PromptSettings
 from llmgym.types import Acting, Trajectory
@@ -165,7 +165,7 @@ def test_an_expert_speaks_as_the_learner_does(make_text_env: MakeEnv, acting: Ac
     def seeds() -> Iterator[int]:
         yield from range(100)
 
-    (one,) = demonstrate(make_text_env(), lambda _env: lambda: 1, seeds(), 1, speaker)
+    (one,) = retell(demonstrate(make_text_env(), Expert("walker", lambda _env: lambda: 1), seeds(), 1), speaker)
     for turn in one.turns:
         assert turn.action == 1
         assert turn.sampled_ids == ((*b" walk", 256) if acting.how == "text" else ())
