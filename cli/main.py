@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from llmgym.cli.baseline import baseline
 from llmgym.cli.bench import bench
 from llmgym.cli.config import config
 from llmgym.cli.demos import demos
@@ -50,6 +51,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train)
+app.command("baseline")(baseline)
 app.command("eval")(evaluate)
 app.command("play")(play)
 app.command("demos")(demos)

@@ -27,7 +27,10 @@ class DRRNLearner:
         policy: the network.
         vocabulary: the words that were met.
         num_env_steps: taken so far, by all environments together.
+        num_actions: 0, because the network reads the actions instead of numbering them.
     """
+
+    num_actions = 0
 
     def __init__(self, stream: EpisodeStream, settings: DRRNSettings, *, seed: int) -> None:
         """Begin with random weights.
@@ -69,6 +72,10 @@ class DRRNLearner:
                     losses.append(self._learn())
         learned = {"loss": float(np.mean(losses))} if losses else {}
         return {**learned, "entropy": float(np.mean(entropies)), "transitions": len(self._replay)}
+
+    def told(self) -> dict[str, float]:
+        """Return how the episodes went that have ended since the last answer."""
+        return self._stream.told()
 
     @torch.no_grad()
     def _step(self) -> float:

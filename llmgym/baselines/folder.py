@@ -35,7 +35,7 @@ class SavedBaseline:
         env_settings: its keyword arguments.
         env_steps: how long.
         seed: of the training.
-        num_actions: of the environment, where the network has an output for each; 0 where actions are texts.
+        num_actions: outputs of the network; 0 where it reads the actions.
         settings: how it was trained.
         vocabulary: the words it knows, in the order of their ids.
     """

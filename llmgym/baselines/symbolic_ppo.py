@@ -61,6 +61,7 @@ class SymbolicPPO:
         policy: the network.
         vocabulary: the words of missions.
         num_env_steps: taken so far, by all environments together.
+        num_actions: of each environment.
     """
 
     def __init__(self, stream: EpisodeStream, num_actions: int, settings: SymbolicPPOSettings, *, seed: int) -> None:
@@ -75,7 +76,8 @@ class SymbolicPPO:
         self.settings = settings
         self.num_env_steps = 0
         self.vocabulary = Vocabulary(settings.network.max_words)
-        self._num_envs = stream.num_envs
+        self.num_actions = num_actions
+        self._stream = stream
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.policy = SymbolicPolicy(num_actions, settings.network)
@@ -97,6 +99,10 @@ class SymbolicPPO:
         self.num_env_steps += experience.actions.numel()
         return self.learn(experience)
 
+    def told(self) -> dict[str, float]:
+        """Return how the episodes went that have ended since the last answer."""
+        return self._stream.told()
+
     def learn(self, experience: Experience) -> dict[str, float]:
         """Go through the experience as often as PPO says, and return metrics, means over all of it."""
         advantages, returns = estimate_advantages(experience, self.settings.returns)
@@ -116,7 +122,7 @@ class SymbolicPPO:
                     num_turns=len(rows) * len(advantages),
                 )
                 for name, metric in self._improve(experience, rows, targets).items():
-                    epoch[name] = epoch.get(name, 0.0) + float(metric) * len(rows) / self._num_envs
+                    epoch[name] = epoch.get(name, 0.0) + float(metric) * len(rows) / self._stream.num_envs
             num_epochs += 1
             for name, mean in epoch.items():
                 sums[name] = sums.get(name, 0.0) + mean
@@ -156,6 +162,6 @@ class SymbolicPPO:
     def _minibatches(self) -> Iterator[Tensor]:
         """Yield the environments of each minibatch of an epoch."""
         size = max(1, self.settings.ppo.minibatch_turns // self.settings.steps_per_update)
-        order = torch.randperm(self._num_envs, generator=self._generator)
-        for first in range(0, self._num_envs, size):
+        order = torch.randperm(self._stream.num_envs, generator=self._generator)
+        for first in range(0, self._stream.num_envs, size):
             yield order[first : first + size]

@@ -107,7 +107,7 @@ def encode_score_requests(
     requests = []
     for position, (context_ids, options) in enumerate(zip(encoded, candidates, strict=True)):
         # Mostly all contexts have the same candidates.
-        if not (last is not None and _is_plain(options) and options == last):
+        if options is not last and not (last is not None and _is_plain(options) and options == last):
             candidate_ids = _encode_candidates(tokenizer, options, position, known)
             if end:
                 candidate_ids = tuple((*ids, *end) for ids in candidate_ids)

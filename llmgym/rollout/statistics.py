@@ -178,7 +178,8 @@ def mcnemar_p_value(only_first: int, only_second: int) -> float:
     """
     num_pairs = only_first + only_second
     tail = sum(comb(num_pairs, count) for count in range(min(only_first, only_second) + 1))
-    return min(1.0, 2 * tail / 2**num_pairs)
+    p_value: float = 2 * tail / 2**num_pairs
+    return min(1.0, p_value)
 
 
 def _percentiles(value: float, samples: npt.NDArray[Any], confidence: float) -> Estimate:

@@ -23,6 +23,7 @@ class SuccessRate:
         mean_return: mean undiscounted return of an episode, unscaled.
         mean_turns: mean length of an episode in turns.
         unparsed: share of turns whose answer named no action, so that the fallback was taken.
+        given_up: episodes in which an agent knew no further, which count as failures.
     """
 
     success: float
@@ -32,6 +33,7 @@ class SuccessRate:
     mean_return: float
     mean_turns: float
     unparsed: float = 0.0
+    given_up: int = 0
 
 
 def wilson_interval(num_successes: int, num_trials: int, z: float = Z_95) -> tuple[float, float]:

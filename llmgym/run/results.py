@@ -25,6 +25,7 @@ class EvalRow:
         mean_return: mean undiscounted return of an episode.
         mean_turns: mean length of an episode.
         unparsed: share of turns whose answer named no action.
+        given_up: episodes in which an agent knew no further, which count as failures.
     """
 
     name: str
@@ -35,6 +36,7 @@ class EvalRow:
     mean_return: float
     mean_turns: float
     unparsed: float = 0.0
+    given_up: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the name."""

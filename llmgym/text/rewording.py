@@ -12,7 +12,7 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 
 from llmgym.errors import EnvError
 
-__all__ = ["RewordEnv", "RewordVectorEnv", "Rewording"]
+__all__ = ["NO_REWORDING", "RewordEnv", "RewordVectorEnv", "Rewording"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,9 @@ class Rewording:
         'take'
         """
         return self.text(self.actions.get(action, action))
+
+
+NO_REWORDING = Rewording()
 
 
 class RewordEnv(gym.Wrapper[Any, Any, Any, Any]):

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from itertools import count, cycle
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def facts(env_id: str = LEVEL, name: str = NAME, **settings: Any) -> DatasetFacts:
-    spec = gym.spec(env_id)
+    spec = deepcopy(gym.spec(env_id))
     spec.kwargs = {**spec.kwargs, **settings}
     return DatasetFacts(name, spec, "bot", "a test", "Written by a test.", ("llmgym>=0.1",))
 

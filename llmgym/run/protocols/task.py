@@ -31,7 +31,8 @@ class Task:
         first_seeds: one repetition each; its episodes have the seeds from there on.
         num_envs: environments stepped together.
         prompt: how the history is told to a model as it is. A run keeps the prompt that it was trained with.
-        acting: how such a model takes actions. A run keeps its own way, at this temperature.
+        acting: how such a model takes actions. A run keeps its own way.
+        temperature: of the actions of models and runs; None: what a run's evaluation says, 1 for a model as it is.
         rewording: the words that everybody reads instead of the environment's own.
         counts: "each" plays the episodes of the seeds first_seed, first_seed + 1, ... to their ends: short ones count
             no more than long ones. "first" counts the first episodes to end in environments that go on forever, of
@@ -47,6 +48,7 @@ class Task:
     num_envs: int = 32
     prompt: PromptSettings = field(default_factory=PromptSettings)
     acting: Acting = field(default_factory=Acting)
+    temperature: float | None = None
     rewording: Rewording = field(default_factory=Rewording)
     counts: Literal["each", "first"] = "each"
 
@@ -63,7 +65,9 @@ class EpisodeOutcome:
         episode_return: undiscounted sum of its rewards.
         num_turns: its length.
         num_unparsed: turns whose answer named no action.
-        kind: of its mission, where the level draws kinds; "" elsewhere.
+        kind: of its mission, where the level has kinds; "" elsewhere.
+        given_up: why an agent gave it up; "" where none did.
+        prompt_sha256: of the token ids of the first prompt (int32, little-endian), where a model played.
     """
 
     task: str
@@ -74,6 +78,8 @@ class EpisodeOutcome:
     num_turns: int
     num_unparsed: int = 0
     kind: str = ""
+    given_up: str = ""
+    prompt_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,7 @@ class ProtocolOptions:
         num_envs: environments stepped together.
         temperature: of the actions; 0 takes the best one.
         confidence: of the intervals, between 0 and 1.
+        max_new_tokens: longest answer of a model that writes freely, in tokens.
         tasks: names of those to be measured; () for all.
     """
 
@@ -119,6 +126,7 @@ class ProtocolOptions:
     num_envs: int | None = None
     temperature: float | None = None
     confidence: float | None = None
+    max_new_tokens: int | None = None
     tasks: tuple[str, ...] = ()
 
 

@@ -1,0 +1,122 @@
+"""Who a policy is: what it was trained on, and what recognises it again. Knows no engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmgym.run.agents import BASELINE_FILE, Agent
+from llmgym.run.folder import RunFolder
+
+__all__ = ["ZERO_SHOT", "Identity", "agent_identity", "model_identity", "run_identity"]
+
+ZERO_SHOT = "zero-shot"
+"""What a model that was not trained here is called, wherever its numbers stand beside those of trained ones."""
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.npz", "*.gguf")
+HASHED_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who was measured.
+
+    Attributes:
+        name: in tables.
+        kind: "run", "model", "agent" or "baseline".
+        training: what it was trained on, or "zero-shot", or "not trained": stands beside every number of it.
+        facts: what recognises it again: paths, updates, hashes of weights.
+    """
+
+    name: str
+    kind: str
+    training: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it learned from episodes of environments."""
+        return self.kind in ("run", "baseline")
+
+
+def run_identity(path: Path) -> Identity:
+    """Return who the newest checkpoint of a run is.
+
+    Raises:
+        RunError: there is no checkpoint.
+    """
+    folder = RunFolder.open(path)
+    config = folder.config()
+    update, checkpoint = folder.newest_checkpoint()
+    num_steps = update * config.collect.num_envs * config.collect.steps_per_update
+    settings = "".join(f", {name}={value}" for name, value in config.env_settings.items())
+    practice = [f"{config.clone.episodes or 'all'} demonstrations"] if config.clone.is_wanted else []
+    practice += [f"{num_steps:,} env steps"] if num_steps else []
+    facts = {
+        "path": str(path),
+        "checkpoint": checkpoint.name,
+        "update": update,
+        "env_steps": num_steps,
+        "env": config.env,
+        "env_settings": config.env_settings,
+        "model": config.model,
+        "seed": config.seed,
+        "weights_sha256": weights_hash(checkpoint),
+    }
+    training = f"trained on {config.env}{settings} ({' and '.join(practice) or 'nothing yet'})"
+    return Identity(path.resolve().name, "run", training, facts)
+
+
+def model_identity(name: str, model: str) -> Identity:
+    """Return who a model as it is is.
+
+    Args:
+        name: as it was asked for.
+        model: the folder or hub id that is served.
+    """
+    facts: dict[str, Any] = {"model": name}
+    if Path(model).is_dir():
+        facts["weights_sha256"] = weights_hash(Path(model))
+    elif revision := _hub_revision(model):
+        facts["revision"] = revision
+    return Identity(Path(name).resolve().name if Path(name).is_dir() else name, "model", ZERO_SHOT, facts)
+
+
+def agent_identity(policy: str, agent: Agent) -> Identity:
+    """Return who an agent is.
+
+    Args:
+        policy: as it was asked for: its name, or the folder of a baseline.
+    """
+    file = Path(policy) / BASELINE_FILE
+    if not file.is_file():
+        return Identity(agent.name, "agent", agent.training)
+    facts = {
+        "path": policy,
+        "baseline": json.loads(file.read_text(encoding="utf-8")),
+        "weights_sha256": weights_hash(Path(policy)),
+    }
+    return Identity(f"{agent.name} ({Path(policy).resolve().name})", "baseline", agent.training, facts)
+
+
+def weights_hash(folder: Path) -> str:
+    """Return the SHA-256 of all weights below a folder, with their names; "" where there are none."""
+    files = sorted({file for pattern in WEIGHTS for file in folder.rglob(pattern)})
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(str(file.relative_to(folder)).encode())
+        with file.open("rb") as weights:
+            while chunk := weights.read(HASHED_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest() if files else ""
+
+
+def _hub_revision(model: str) -> str:
+    """Return the commit of a hub model in the cache; "" where it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, "config.json")
+    return Path(found).parent.name if isinstance(found, str) else ""
