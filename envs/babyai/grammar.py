@@ -133,17 +133,21 @@ def check_language(language: str) -> None:
 
 
 def fixed_phrases(language: str = "english", *, parity: bool = True) -> tuple[str, ...]:
-    """Return what sentences joined by ", " are made of besides nouns, colours, states and numbers.
+    """Return what sentences joined by ", " are made of besides nouns, colours and states: beginnings and places.
 
-    >>> fixed_phrases()[:3]
-    (' You carry a', ', You carry a', ' You see a')
+    >>> phrases = fixed_phrases()
+    >>> phrases[:3], phrases[-1]
+    ((' You carry a', ', You carry a', ' You see a'), ' and 6 steps forward')
     """
     grammar = _GRAMMARS[language]
     articles = grammar.articles[:1] if parity else grammar.articles
     patterns = (grammar.carry, grammar.thing, grammar.door)
     starts = dict.fromkeys(text.split(" {")[0] + " " + article for text in patterns for article in articles)
-    places = [pattern.format("", side) for pattern in (grammar.step, grammar.steps) for side in grammar.sides]
-    return tuple(dict.fromkeys([joint + start for start in starts for joint in (" ", ", ")] + places))
+    reach = (_AGENT % _SIDE, _SIDE // 2, _SIDE // 2)
+    places = [[_place(grammar, side, distance + 1) for distance in range(reach[side])] for side in range(len(reach))]
+    second = [grammar.two_sides.format("", ahead) for ahead in places[0]]
+    alone = [f" {place}" for side in places for place in side]
+    return tuple(dict.fromkeys([joint + start for start in starts for joint in (" ", ", ")] + alone + second))
 
 
 @cache

@@ -24,6 +24,11 @@ from llmgym.types import TokenIds
 
 __all__ = ["FreeTokens", "Row", "build_rows", "group_rows"]
 
+PASS_TOKENS = 128
+"""What a forward pass costs besides its tokens, in tokens: about as many are computed in the time that it takes to make
+a pack and to start every kernel."""
+NEVER = np.iinfo(np.int64).max
+
 
 @dataclass(frozen=True, slots=True)
 class FreeTokens:
@@ -132,21 +137,37 @@ def build_rows(
     return rows
 
 
-def group_rows(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
-    """Group rows into micro-batches of at most max_tokens tokens each, padding included.
+def group_rows(rows: Sequence[Row], max_tokens: int, *, pass_tokens: int = PASS_TOKENS) -> list[list[Row]]:
+    """Group rows into micro-batches of at most max_tokens tokens each, padding included, so that least is computed.
 
-    Rows of like length go together, longest first. A row that is longer than the budget is a group of its own.
+    Rows of like length go together, longest first; where to cut is the shortest path over all cuts. A row that is
+    longer than the budget is a group of its own.
+
+    Args:
+        max_tokens: of a group: its number of rows times its longest trunk and its widest branches.
+        pass_tokens: what a group costs besides its tokens, in tokens; a larger number makes fewer groups with more
+            padding.
     """
+    ordered = sorted(rows, key=lambda row: (-row.num_trunk, -row.num_fed, row.first_state))
+    trunks = np.array([row.num_trunk for row in ordered], np.int64)
+    feds = np.array([row.num_fed for row in ordered], np.int64)
+    # least[n]: the cost of the first n rows, of which those from first_of_last[n] on are the last group.
+    least = np.zeros(len(ordered) + 1, np.int64)
+    first_of_last = np.zeros(len(ordered) + 1, np.int64)
+    for end in range(1, len(ordered) + 1):
+        widest = np.maximum.accumulate(feds[:end][::-1])[::-1]
+        sizes = np.arange(end, 0, -1) * (trunks[:end] + widest)
+        costs = np.where(sizes <= max_tokens, least[:end] + sizes + pass_tokens, NEVER)
+        costs[end - 1] = least[end - 1] + sizes[end - 1] + pass_tokens
+        first_of_last[end] = np.argmin(costs)
+        least[end] = costs[first_of_last[end]]
     groups: list[list[Row]] = []
-    most_fed = 0
-    for row in sorted(rows, key=lambda row: (-row.num_trunk, -row.num_fed, row.first_state)):
-        most_fed = max(most_fed, row.num_fed)
-        if groups and (len(groups[-1]) + 1) * (groups[-1][0].num_trunk + most_fed) <= max_tokens:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-            most_fed = row.num_fed
-    return groups
+    end = len(ordered)
+    while end > 0:
+        first = int(first_of_last[end])
+        groups.append(ordered[first:end])
+        end = first
+    return groups[::-1]
 
 
 def _extends(prompt: npt.NDArray[np.int32], shorter: npt.NDArray[np.int32]) -> bool:

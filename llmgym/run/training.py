@@ -17,14 +17,14 @@ from typing import Any
 from llmgym.config import RunConfig
 from llmgym.engine import check_engine, load_engine
 from llmgym.engine.parser import load_parser
-from llmgym.engine.scripted_engine import ScriptedEngine
 from llmgym.learner import Learner
 from llmgym.rollout.batch import make_batch
 from llmgym.rollout.store import write_trajectories
+from llmgym.run.agents import RANDOM, RandomAgent
 from llmgym.run.clone import check_demonstrations, clone_expert
 from llmgym.run.collecting import open_collector
 from llmgym.run.folder import RunFolder, write_whole
-from llmgym.run.measure import measure_engine
+from llmgym.run.measure import measure_agent, measure_engine
 from llmgym.run.metrics import MetricsLog, RunningEpisodes, unparsed_share
 from llmgym.run.models import check_model, prepare_model, served_model
 from llmgym.run.plot import plot_learning_curve
@@ -32,7 +32,7 @@ from llmgym.run.report import Reporter, SilentReporter
 from llmgym.run.results import TrainResult, eval_row
 from llmgym.run.seeds import training_seed
 from llmgym.run.venv import check_env_id
-from llmgym.types import Acting, Engine
+from llmgym.types import Engine
 
 __all__ = ["train"]
 
@@ -171,7 +171,7 @@ def _first_learner(run: _Run) -> Learner:
     run.reporter.stage("model", None, "")
     model = prepare_model(run.config, run.folder.model)
     check_engine(model, run.config.backend, run.config.engine)
-    _measure(run, "random", ScriptedEngine())
+    _measure_random(run)
     learner = clone_expert(run.config, model, run.reporter)
     learner.save(run.folder.checkpoint(0))
     return learner
@@ -183,8 +183,23 @@ def _load_engine(run: _Run) -> Engine:
     return load_engine(model, run.config.backend, **asdict(run.config.engine))
 
 
+def _measure_random(run: _Run) -> None:
+    """Evaluate chance on the held-out episodes, and keep the outcome in the run folder."""
+    settings = run.config.evaluation
+    run.reporter.stage(f"evaluation: {RANDOM}", settings.episodes, "episodes")
+    measured = measure_agent(
+        RandomAgent(),
+        run.config.env,
+        run.config.env_settings,
+        episodes=settings.episodes,
+        num_envs=settings.num_envs,
+        reporter=run.reporter,
+    )
+    run.folder.write_evaluation(RANDOM, asdict(measured))
+
+
 def _measure(run: _Run, name: str, engine: Engine) -> None:
-    """Evaluate a policy on the held-out episodes, and keep the outcome in the run folder."""
+    """Evaluate what the engine serves on the held-out episodes, and keep the outcome in the run folder."""
     settings = run.config.evaluation
     run.reporter.stage(f"evaluation: {name}", settings.episodes, "episodes")
     acting = replace(run.config.acting, temperature=settings.temperature)
@@ -195,7 +210,7 @@ def _measure(run: _Run, name: str, engine: Engine) -> None:
         episodes=settings.episodes,
         num_envs=settings.num_envs,
         prompt=run.config.prompt,
-        acting=acting if name != "random" else Acting(),
+        acting=acting,
         barrier=run.config.collect.barrier,
         reporter=run.reporter,
     )

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch
 from llmgym.errors import LearnerError
 from llmgym.learner.branch import build_branch
 from llmgym.learner.packing import build_pack
-from llmgym.learner.row import build_rows, group_rows
+from llmgym.learner.row import Row, build_rows, group_rows
 from llmgym.types import Batch, TokenIds
 
 
@@ -93,3 +94,42 @@ def test_groups_keep_to_the_budget_and_lose_no_row(make_batch: Callable[..., Bat
             size = len(group) * (max(row.num_trunk for row in group) + max(row.num_fed for row in group))
             assert len(group) == 1 or size <= max_tokens
             assert build_pack(group).input_ids.numel() == size
+
+
+def test_rows_are_cut_where_least_is_computed() -> None:
+    lengths = (100, 98, 20, 10)
+    rows = build_rows([np.full(length, number, np.int32) for number, length in enumerate(lengths)], [()] * 4)
+
+    def cut(pass_tokens: int, max_tokens: int = 10**6) -> list[list[int]]:
+        return [[row.num_trunk for row in group] for group in group_rows(rows, max_tokens, pass_tokens=pass_tokens)]
+
+    # One group: 4 x 100 tokens; two: 2 x 100 + 2 x 20; three: 10 fewer.
+    assert cut(200) == [[100, 98, 20, 10]]
+    assert cut(100) == [[100, 98], [20, 10]]
+    assert cut(5) == [[100, 98], [20], [10]]
+    assert cut(1) == [[100], [98], [20], [10]]
+    assert cut(100, max_tokens=199) == [[100], [98], [20, 10]]
+
+
+def test_no_other_cut_computes_less() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        num_rows = 7
+        prompts = [np.full(int(rng.integers(1, 60)), number, np.int32) for number in range(num_rows)]
+        candidates = [(tuple(range(1, 2 + int(rng.integers(1, 9)))),) for _ in range(num_rows)]
+        rows = build_rows(prompts, candidates)
+
+        def cost(groups: list[list[Row]]) -> int:
+            sizes = [len(group) * (max(r.num_trunk for r in group) + max(r.num_fed for r in group)) for group in groups]
+            return sum(size + 25 for size in sizes)
+
+        ordered = sorted(rows, key=lambda row: (-row.num_trunk, -row.num_fed))
+        every = []
+        for cuts in product((False, True), repeat=num_rows - 1):
+            groups = [[ordered[0]]]
+            for row, is_cut in zip(ordered[1:], cuts, strict=True):
+                if is_cut:
+                    groups.append([])
+                groups[-1].append(row)
+            every.append(cost(groups))
+        assert cost(group_rows(rows, 10**6, pass_tokens=25)) == min(every)

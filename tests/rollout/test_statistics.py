@@ -49,13 +49,29 @@ def test_standard_error_is_that_of_balrogs_table() -> None:
     assert standard_error_interval(97, 125).high == pytest.approx(0.776 + 0.0373, abs=1e-4)
 
 
-def test_mean_over_tasks_weighs_tasks_alike_and_redraws_episodes_within_each() -> None:
+def test_mean_over_tasks_weighs_tasks_alike_and_adds_up_their_intervals_as_squares() -> None:
     easy, hard = np.arange(40) < 36, np.arange(10) < 1
     one = mean_over_tasks([easy, hard], 0.95)
     assert one.value == pytest.approx((0.9 + 0.1) / 2)
+    # Wilson: 36 of 40 is [0.76945, 0.96040], 1 of 10 is [0.01788, 0.40415].
+    assert one.low == pytest.approx(0.5 - np.hypot(0.9 - 0.76945, 0.1 - 0.01788) / 2, abs=2e-4)
+    assert one.high == pytest.approx(0.5 + np.hypot(0.96040 - 0.9, 0.40415 - 0.1) / 2, abs=2e-4)
+
+
+def test_mean_over_tasks_covers_the_true_mean_as_often_as_it_says() -> None:
     generator = np.random.default_rng(5)
-    slow = [(generator.choice(easy, 40).mean() + generator.choice(hard, 10).mean()) / 2 for _ in range(4000)]
-    assert (one.low, one.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.02)
+    shares, num_covered = (0.98, 0.9, 0.2, 0.0, 0.6), 0
+    for _ in range(2000):
+        one = mean_over_tasks([generator.random(30) < share for share in shares], 0.95)
+        num_covered += one.low <= np.mean(shares) <= one.high
+    assert 0.93 < num_covered / 2000 < 0.985
+
+
+def test_mean_over_tasks_is_not_certain_where_all_succeed() -> None:
+    one = mean_over_tasks([np.ones(20, dtype=np.bool_)] * 5, 0.95)
+    assert (one.value, one.high) == (1.0, 1.0)
+    # One task: [0.83887, 1]; of five alike the distance shrinks by the root of five.
+    assert one.low == pytest.approx(1 - 0.16113 / np.sqrt(5), abs=1e-4)
 
 
 def test_paired_difference_counts_pairs_and_redraws_them() -> None:

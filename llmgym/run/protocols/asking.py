@@ -40,7 +40,7 @@ def asking_of(opened: OpenPolicy, task: Task) -> Asking:
     if served is None:
         agent = find_agent(opened.policy, task.env, task.env_settings)
         assert agent is not None, "it was found when the policy was opened"
-        return Asking("looks into the environment" if agent.needs_env else "no prompt")
+        return Asking("a look into the environment" if agent.needs_env else "no prompt")
     if opened.identity.kind == "run":
         prompt, acting = served.config.prompt, served.config.acting
         if task.prompt.language != "english":

@@ -46,7 +46,7 @@ def _make_tasks(options: ProtocolOptions) -> tuple[Task, ...]:
 
     if not kinds:
         return (task(short, options.env, {}),)
-    return tuple(task(kind, f"{short}, missions of the kind {kind}", {"kind": kind}) for kind in kinds)
+    return tuple(task(kind, f"{short}, {kind.replace('_', ' ')}", {"kind": kind}) for kind in kinds)
 
 
 def _kinds(env_id: str, env_settings: Mapping[str, Any]) -> tuple[str, ...]:
