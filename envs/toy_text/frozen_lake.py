@@ -13,6 +13,7 @@ from llmgym.text.text_env import TextEnv
 __all__ = ["make"]
 
 _TILES = {"S": "the start", "F": "ice", "H": "a hole", "G": "the goal"}
+_SHORE = "the shore"
 _MOVES = {"left": (0, -1), "down": (1, 0), "right": (0, 1), "up": (-1, 0)}
 
 
@@ -35,7 +36,9 @@ def make(*, is_slippery: bool = True, map_name: str = "4x4", render_mode: str | 
     tiles = tuple(MAPS[map_name])
     ice = " The ice is slippery." if is_slippery else ""
     mission = f"reach the goal in row {len(tiles)}, column {len(tiles[0])} without falling into a hole.{ice}"
-    return TextEnv(lake, _Lake(tiles), tuple(f"go {name}" for name in _MOVES), mission=mission)
+    describe = _Lake(tiles)
+    actions = tuple(f"go {name}" for name in _MOVES)
+    return TextEnv(lake, describe, actions, mission=mission, phrases=describe.phrases)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +49,21 @@ class _Lake:
 
     def __call__(self, cell: int) -> str:
         row, column = divmod(int(cell), len(self.tiles[0]))
-        sights = [f"You stand on {_TILES[self.tiles[row][column]]} in row {row + 1}, column {column + 1}"]
-        sights += [f"{name}: {self._tile(row + down, column + right)}" for name, (down, right) in _MOVES.items()]
-        return ", ".join(sights)
+        sights = [f"{name}: {self._tile(row + down, column + right)}" for name, (down, right) in _MOVES.items()]
+        here = f"You stand on {_TILES[self.tiles[row][column]]}{_place(row, column)}"
+        return ", ".join([here, *sights])
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """The places, and what can lie in each direction."""
+        places = [_place(row, column) for row in range(len(self.tiles)) for column in range(len(self.tiles[0]))]
+        seen = [*_TILES.values(), _SHORE]
+        return (*places, *(f", {name}: {tile}" for name in _MOVES for tile in seen))
 
     def _tile(self, row: int, column: int) -> str:
         is_inside = 0 <= row < len(self.tiles) and 0 <= column < len(self.tiles[0])
-        return _TILES[self.tiles[row][column]] if is_inside else "the shore"
+        return _TILES[self.tiles[row][column]] if is_inside else _SHORE
+
+
+def _place(row: int, column: int) -> str:
+    return f" in row {row + 1}, column {column + 1}"

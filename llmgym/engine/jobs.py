@@ -43,9 +43,11 @@ def node_logprobs(
     (answer,) = yield [ask]
     if np.isnan(answer).any():
         raise NonFiniteError(ask)
-    result[list(trie.children[0])] = answer
     if len(trie.inner_nodes) == 1:
+        # All nodes are children of the context, in their order.
+        result[1:] = answer
         return result
+    result[list(trie.children[0])] = answer
     recomputed = backend.num_recomputed_tokens(len(context_ids)) if backend.can_ask_paths else None
     paths = plan_paths(trie, recomputed)
     if paths:

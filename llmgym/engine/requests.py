@@ -58,6 +58,7 @@ def encode(tokenizer: Tokenizer, text: Context) -> TokenIds:
         return tuple(tokenizer.encode(text, add_special_tokens=False))
     if isinstance(text, np.ndarray):
         return tuple(text.tolist())
+    # A tuple comes back as it is, without a copy.
     return tuple(text)
 
 

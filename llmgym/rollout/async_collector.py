@@ -113,7 +113,7 @@ class AsyncCollector:
         """Begin the next decision of one environment."""
         history = player.history
         ticket = self._engine.start(
-            history.prompt_ids, options(history, self._acting), self._acting, player.draw_seed, parse=self._parse
+            history.context_ids, options(history, self._acting), self._acting, player.draw_seed, parse=self._parse
         )
         self._tickets[ticket] = player
 

@@ -88,7 +88,7 @@ class Collector:
         """Take one step in every environment that plays; return the trajectories of the episodes that ended."""
         playing = [player for player in self._players if player.is_playing]
         choices = self._engine.act(
-            [player.history.prompt_ids for player in playing],
+            [player.history.context_ids for player in playing],
             [options(player.history, self._acting) for player in playing],
             self._acting,
             [player.draw_seed for player in playing],

@@ -62,9 +62,10 @@ def clone_expert(config: RunConfig, model: str, reporter: Reporter) -> Learner:
         return learner
     trajectories = _demonstrations(config, learner, reporter)
     reporter.stage("cloning", clone.epochs, "epochs")
-    for epoch in range(clone.epochs):
+    for epoch in range(1, clone.epochs + 1):
         batch = make_batch(trajectories, learner.values(trajectories), config.returns)
-        reporter.advance(epoch + 1, learner.update(batch))
+        learner.scale_learning_rate(clone.learning_rate_factor(epoch))
+        reporter.advance(epoch, learner.update(batch))
     return learner
 
 

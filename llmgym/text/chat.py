@@ -106,6 +106,11 @@ class ChatPrompt:
         return self._ids
 
     @property
+    def context_ids(self) -> TokenIds:
+        """The same as plain numbers; see `Prompt.context_ids`."""
+        return tuple(self._ids.tolist())
+
+    @property
     def messages(self) -> tuple[Message, ...]:
         """The conversation now, the instruction first and the current observation last."""
         *past, current = self._window

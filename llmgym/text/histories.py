@@ -40,6 +40,11 @@ class History:
         """int32 (num_tokens,); the prompt now. The array is never changed afterwards."""
         return self.prompt.token_ids
 
+    @property
+    def context_ids(self) -> TokenIds:
+        """The same as plain numbers, which an engine takes as they are."""
+        return self.prompt.context_ids
+
     def begin(self, mission: str, text: str, actions: tuple[str, ...]) -> None:
         """Start an episode from its first observation."""
         self.prompt.begin(mission, text, actions)

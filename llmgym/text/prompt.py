@@ -81,6 +81,11 @@ class Prompt(Protocol):
         """int32 (num_tokens,); the prompt now. The array is never changed afterwards."""
         ...
 
+    @property
+    def context_ids(self) -> TokenIds:
+        """The same as plain numbers, which an engine takes as they are."""
+        ...
+
 
 def make_prompt(settings: PromptSettings, tokenizer: Tokenizer, max_tokens: int, how: How = "score") -> Prompt:
     """Make the prompt of one episode.
@@ -121,6 +126,8 @@ class AppendedPrompt:
         self._asks_for = "Thought" if how == "reason" else "Action"
         self._max_tokens = max_tokens
         self._ids: npt.NDArray[np.int32] = np.empty(0, dtype=np.int32)
+        # Kept beside the array: to make numbers of it every turn would cost more than the rest of the prompt.
+        self._context_ids: TokenIds = ()
         self._num_turns = 0
         self._known: dict[str, TokenIds] = {}
 
@@ -129,7 +136,8 @@ class AppendedPrompt:
         asked = f"{self._actions_word}: {', '.join(actions)}\n{self._goal_word}: {mission}"
         head = f"{asked}\nObservation: {text}\n{self._asks_for}:"
         self._num_turns = 0
-        self._ids = np.array(self._encode(head), dtype=np.int32)
+        self._context_ids = self._encode(head)
+        self._ids = np.array(self._context_ids, dtype=np.int32)
         self._check()
 
     def extend(
@@ -139,6 +147,7 @@ class AppendedPrompt:
         self._num_turns += 1
         turn = (*said_ids, *self._encode(f"\nObservation: {text}\n{self._asks_for}:"))
         self._ids = np.concatenate([self._ids, np.array(turn, dtype=np.int32)])
+        self._context_ids += turn
         self._check()
 
     def candidates(self, actions: tuple[str, ...]) -> tuple[TokenIds, ...]:
@@ -149,6 +158,11 @@ class AppendedPrompt:
     def token_ids(self) -> npt.NDArray[np.int32]:
         """The prompt now; see `Prompt.token_ids`."""
         return self._ids
+
+    @property
+    def context_ids(self) -> TokenIds:
+        """The same as plain numbers; see `Prompt.context_ids`."""
+        return self._context_ids
 
     def _candidate(self, action: str) -> TokenIds:
         if action not in self._known:
@@ -213,6 +227,11 @@ class WindowPrompt:
     def token_ids(self) -> npt.NDArray[np.int32]:
         """The prompt now; see `Prompt.token_ids`."""
         return self._ids
+
+    @property
+    def context_ids(self) -> TokenIds:
+        """The same as plain numbers; see `Prompt.context_ids`."""
+        return tuple(self._ids.tolist())
 
     def _render(self) -> None:
         parts = [self._head]

@@ -97,7 +97,7 @@ class ScoreActions(VectorWrapper):
         if self.acting.how == "constrained":
             candidate_ids = [close_prefixes(ids, self.engine.tokenizer.eos_token_id) for ids in candidate_ids]
         scores = self.engine.score(
-            [history.prompt_ids for history in self.histories],
+            [history.context_ids for history in self.histories],
             candidate_ids,
             "none" if self.acting.how == "constrained" else self.acting.normalize,
             ends_candidates=self.acting.ends_candidates,

@@ -40,6 +40,7 @@ class TextEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         *,
         mission: str | Describe = "",
         max_length: int = 4096,
+        phrases: Sequence[str] = (),
     ) -> None:
         """Wrap env.
 
@@ -52,12 +53,16 @@ class TextEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 `Text`; a step takes one of the mapped texts, or any text where env itself takes texts.
             mission: what the agent is to do: a text, or a function from the first observation of an episode to it.
             max_length: characters that a text may have.
+            phrases: fixed wordings of the texts; a tokenizer made for this environment has a token for each.
 
         Raises:
             EnvError: the actions do not fit the action space of env.
         """
-        RecordConstructorArgs.__init__(self, describe=describe, actions=actions, mission=mission, max_length=max_length)
+        RecordConstructorArgs.__init__(
+            self, describe=describe, actions=actions, mission=mission, max_length=max_length, phrases=phrases
+        )
         gymnasium.Wrapper.__init__(self, env)
+        self.phrases = tuple(phrases)
         self._describe = describe
         self._mission_of = mission
         self._mission = ""

@@ -107,6 +107,18 @@ def test_vector_envs_of_every_mode_agree(env_id: str, autoreset: AutoresetMode) 
         venv.close()
 
 
+def test_frozen_lake_is_told_in_the_wordings_that_it_lists() -> None:
+    env = gymnasium.make("llmgym/FrozenLake-v0", is_slippery=False)
+    observation, _ = env.reset(seed=0)
+    for action in (1, 1, 2, 2, 1, 2):
+        text = observation["text"]
+        for phrase in env.get_wrapper_attr("phrases"):
+            text = text.replace(phrase, "")
+        assert text in ("You stand on the start", "You stand on ice")
+        observation, *_ = env.step(action)
+    assert observation["text"].startswith("You stand on the goal in row 4, column 4")
+
+
 def test_frozen_lake_tells_what_lies_around() -> None:
     env = gymnasium.make("llmgym/FrozenLake-v0", is_slippery=False)
     assert env.reset(seed=0)[0] == {
