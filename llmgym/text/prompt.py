@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, Protocol
 
 import numpy as np
@@ -170,7 +171,7 @@ class AppendedPrompt:
         return self._known[action]
 
     def _encode(self, text: str) -> TokenIds:
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+        return tuple(map(_shared, self._tokenizer.encode(text, add_special_tokens=False)))
 
     def _check(self) -> None:
         check_length(len(self._ids), self._num_turns, self._max_tokens, "prompt.history=window")
@@ -243,3 +244,9 @@ class WindowPrompt:
         ids = self._tokenizer.encode("".join(parts), add_special_tokens=False)
         self._ids = np.array(ids, dtype=np.int32)
         check_length(len(ids), self._num_turns, self._max_tokens, "a smaller prompt.num_observations")
+
+
+@cache
+def _shared(token_id: int) -> int:
+    """Return the one object of a token id: what goes through long prompts again and again then stays in fast memory."""
+    return token_id
