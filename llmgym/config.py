@@ -47,8 +47,10 @@ class CloneSettings:
         epochs: how often they are gone through.
         minibatch_turns: about how many turns a gradient step is taken on.
         learning_rate: of this stage.
-        final_learning_rate: share of it that is left in the last epoch, from 0 to 1; it falls evenly.
+        final_learning_rate: share of it that is left at the end, from 0 to 1; it falls evenly.
         value_coef: weight of fitting the value head to the expert's returns.
+        text_coef: weight of foreseeing what is read, missions and observations, beside the actions; 0 leaves it out.
+            A model that knows no language yet learns sooner with it.
     """
 
     episodes: int = 0
@@ -58,15 +60,16 @@ class CloneSettings:
     learning_rate: float = 1e-3
     final_learning_rate: float = 1.0
     value_coef: float = 0.5
+    text_coef: float = 0.0
 
-    def learning_rate_factor(self, epoch: int) -> float:
-        """Return what multiplies the learning rate in an epoch, counted from 1.
+    def learning_rate_factor(self, part: int, num_parts: int) -> float:
+        """Return what multiplies the learning rate in a part of the stage, counted from 1.
 
-        >>> settings = CloneSettings(epochs=3, final_learning_rate=0.5)
-        >>> [settings.learning_rate_factor(epoch) for epoch in (1, 2, 3)]
+        >>> settings = CloneSettings(final_learning_rate=0.5)
+        >>> [settings.learning_rate_factor(part, 3) for part in (1, 2, 3)]
         [1.0, 0.75, 0.5]
         """
-        return 1 - (1 - self.final_learning_rate) * (epoch - 1) / max(self.epochs - 1, 1)
+        return 1 - (1 - self.final_learning_rate) * (part - 1) / max(num_parts - 1, 1)
 
     @property
     def is_wanted(self) -> bool:

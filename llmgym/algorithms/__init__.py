@@ -1,6 +1,6 @@
 """Pure losses and advantage estimators: no model, no optimizer, no environment. Importing it does not load torch."""
 
-from llmgym.algorithms.algorithm import Algorithm, Outputs, StopsEarly, Targets
+from llmgym.algorithms.algorithm import Algorithm, Outputs, ReadsText, StopsEarly, Targets
 from llmgym.algorithms.clone import BehaviourCloning
 from llmgym.algorithms.gae import advantages_and_returns, trajectory_advantages
 from llmgym.algorithms.ppo import PPO
@@ -12,6 +12,7 @@ __all__ = [
     "Algorithm",
     "BehaviourCloning",
     "Outputs",
+    "ReadsText",
     "StopsEarly",
     "Targets",
     "advantages_and_returns",

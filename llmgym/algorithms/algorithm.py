@@ -23,7 +23,7 @@ from llmgym.errors import LearnerError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Algorithm", "Outputs", "StopsEarly", "Targets", "head_output"]
+__all__ = ["Algorithm", "Outputs", "ReadsText", "StopsEarly", "Targets", "head_output"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,12 +37,15 @@ class Outputs:
         entropies: float32 (B,); of the distribution over actions, in nats; with free tokens, the sum along them of
             the entropy that each was drawn with, which estimates that of the whole answer.
         heads: name of each head to float32 (B,).
+        text_logprobs: float32 (B,); mean log-probability of the tokens that each turn's prompt adds to the one before
+            (what was said, and what was observed then); None unless the algorithm `ReadsText`.
     """
 
     logprobs: Tensor
     action_logprobs: Tensor
     entropies: Tensor
     heads: Mapping[str, Tensor]
+    text_logprobs: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,6 +106,16 @@ class StopsEarly(Protocol):
 
     def is_done(self, metrics: Mapping[str, float]) -> bool:
         """Tell whether to stop, from an epoch's metrics (means over its turns)."""
+        ...
+
+
+@runtime_checkable
+class ReadsText(Protocol):
+    """An algorithm that may learn from what is read, too. Its `Outputs.text_logprobs` cost logits of every token."""
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it wants them."""
         ...
 
 

@@ -14,6 +14,7 @@ from llmgym.learner.attention import use_packed_attention
 from llmgym.learner.distribution import action_logprobs, entropies, free_draws, sequence_logprobs
 from llmgym.learner.packing import Pack
 from llmgym.learner.policy import Policy
+from llmgym.learner.reading import Reading
 from llmgym.types import Acting
 
 __all__ = ["Draws", "checked_policy", "evaluate", "evaluate_draws", "evaluate_heads", "evaluate_scores"]
@@ -46,7 +47,7 @@ class Draws:
         return self.free_entropies.sum(-1) + entropies(self.action_logprobs)
 
 
-def evaluate(policy: Policy, pack: Pack, acting: Acting, actions: Tensor) -> Outputs:
+def evaluate(policy: Policy, pack: Pack, acting: Acting, actions: Tensor, *, reading: Reading | None = None) -> Outputs:
     """Return what the policy says of a pack's N turns, differentiable.
 
     Args:
@@ -54,6 +55,7 @@ def evaluate(policy: Policy, pack: Pack, acting: Acting, actions: Tensor) -> Out
         pack: every state has candidates, or free tokens.
         acting: how actions are drawn.
         actions: int64 (N,); the actions whose log-probability is wanted.
+        reading: the tokens whose log-probability is wanted, too.
     """
     hidden_states = policy.hidden_states(pack)
     draws = _read_draws(policy, hidden_states, pack, acting)
@@ -62,6 +64,9 @@ def evaluate(policy: Policy, pack: Pack, acting: Acting, actions: Tensor) -> Out
         action_logprobs=draws.action_logprobs,
         entropies=draws.entropies(),
         heads=policy.head_values(hidden_states.index_select(0, pack.end_indices)) if policy.heads else {},
+        text_logprobs=None
+        if reading is None
+        else reading.mean_logprobs(policy.logits(hidden_states.index_select(0, reading.indices))),
     )
 
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from llmgym.algorithms.algorithm import Algorithm, StopsEarly, Targets
+from llmgym.algorithms.algorithm import Algorithm, ReadsText, StopsEarly, Targets
 from llmgym.errors import LearnerError
 from llmgym.learner.evaluation import evaluate
 from llmgym.learner.minibatch import all_targets, check_batch, part_of, split_minibatches
 from llmgym.learner.optimizer import take_step
 from llmgym.learner.packing import build_pack
 from llmgym.learner.policy import Policy
+from llmgym.learner.reading import build_reading
 from llmgym.learner.row import Row, group_rows
 from llmgym.types import Acting, Batch, FloatArray
 
@@ -127,10 +128,12 @@ def _step(
     """Take one gradient step on a minibatch, a micro-batch at a time, and return its metrics."""
     num_turns = sum(row.num_states for row in minibatch)
     sums: dict[str, torch.Tensor] = {}
+    reads = isinstance(update.algorithm, ReadsText) and update.algorithm.reads_text
     for group in group_rows(minibatch, update.max_tokens):
         pack = build_pack(group, dtype=policy.dtype, device=policy.device)
         part = part_of(targets, pack.state_indices, num_turns)
-        outputs = evaluate(policy, pack, update.acting, part.actions)
+        reading = build_reading(group, pack.input_ids.shape[1], device=policy.device) if reads else None
+        outputs = evaluate(policy, pack, update.acting, part.actions, reading=reading)
         loss, metrics = update.algorithm.loss(outputs, part)
         if not bool(torch.isfinite(loss)):
             optimizer.zero_grad(set_to_none=True)

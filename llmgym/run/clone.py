@@ -6,26 +6,28 @@ The expert plays on the spot, or has played before: then its episodes are read f
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from copy import deepcopy
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from llmgym.config import RunConfig
 from llmgym.envs.toy_text.planner import has_table, planner
 from llmgym.errors import ConfigError
-from llmgym.rollout.batch import make_batch
+from llmgym.rollout.batch import ReturnSettings, make_batch
 from llmgym.rollout.datasets import dataset_spec, read_dataset
 from llmgym.rollout.demonstrations import Expert, Speaker, demonstrate, retell
 from llmgym.rollout.recording import Episode
 from llmgym.run.report import Reporter
 from llmgym.run.seeds import training_seed
 from llmgym.run.venv import NO_SETTINGS, make_env
-from llmgym.types import Trajectory
+from llmgym.types import Batch, FloatArray, Trajectory
 
 if TYPE_CHECKING:
     from llmgym.learner import Learner
@@ -34,6 +36,8 @@ __all__ = ["check_demonstrations", "clone_expert", "demonstration_seeds", "env_s
 
 DEMONSTRATION_STREAM = 2**31
 """Names the seeds of demonstrations, apart from those of collected episodes."""
+EPISODES_A_PART = 500
+"""Demonstrations that are learned from between two reports, and two falls of the learning rate."""
 
 
 def clone_expert(config: RunConfig, model: str, reporter: Reporter) -> Learner:
@@ -48,7 +52,7 @@ def clone_expert(config: RunConfig, model: str, reporter: Reporter) -> Learner:
         lora=settings.lora,
         load_in_4bit=settings.load_in_4bit,
         heads={"value": ValueHead},
-        algorithm=BehaviourCloning(1, clone.minibatch_turns, clone.value_coef),
+        algorithm=BehaviourCloning(1, clone.minibatch_turns, clone.value_coef, clone.text_coef),
         acting=config.acting,
         learning_rate=clone.learning_rate,
         head_learning_rate=settings.head_learning_rate,
@@ -61,12 +65,31 @@ def clone_expert(config: RunConfig, model: str, reporter: Reporter) -> Learner:
     if not clone.is_wanted:
         return learner
     trajectories = _demonstrations(config, learner, reporter)
-    reporter.stage("cloning", clone.epochs, "epochs")
-    for epoch in range(1, clone.epochs + 1):
-        batch = make_batch(trajectories, learner.values(trajectories), config.returns)
-        learner.scale_learning_rate(clone.learning_rate_factor(epoch))
-        reporter.advance(epoch, learner.update(batch))
+    firsts = range(0, len(trajectories), EPISODES_A_PART)
+    parts = [trajectories[first : first + EPISODES_A_PART] for first in firsts] * clone.epochs
+    reporter.stage("cloning", clone.epochs * len(trajectories), "episodes")
+    num_done = 0
+    for number, part in enumerate(parts, start=1):
+        learner.scale_learning_rate(clone.learning_rate_factor(number, len(parts)))
+        num_done += len(part)
+        reporter.advance(num_done, learner.update(_shown(part, learner, config.returns)))
     return learner
+
+
+def _shown(trajectories: Sequence[Trajectory], learner: Learner, settings: ReturnSettings) -> Batch:
+    """Return demonstrations as a batch whose returns are what the expert got, discounted, and no estimate of it.
+
+    Only where an episode was cut off does what would have followed have to be estimated.
+    """
+    cut = [trajectory for trajectory in trajectories if not trajectory.turns[-1].terminated]
+    estimates = iter(learner.values(cut) if cut else [])
+    values: list[FloatArray] = []
+    for trajectory in trajectories:
+        value: FloatArray = np.zeros(len(trajectory.turns) + 1, np.float32)
+        if not trajectory.turns[-1].terminated:
+            value[-1] = next(estimates)[-1]
+        values.append(value)
+    return make_batch(trajectories, values, replace(settings, lam=1.0))
 
 
 def find_expert(env_id: str, env_settings: Mapping[str, Any] = NO_SETTINGS) -> Expert | None:

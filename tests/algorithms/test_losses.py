@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -165,6 +166,15 @@ def test_cloning_fits_the_value_head_when_asked_to() -> None:
     error = (values - make_targets(5).returns).square().mean()
     assert float(metrics["value_loss"]) == pytest.approx(float(error.detach()), rel=1e-6)
     assert float(loss.detach()) == pytest.approx(float((metrics["clone_loss"] + 2 * error).detach()), rel=1e-6)
+
+
+def test_cloning_foresees_the_text_when_asked_to() -> None:
+    outputs, _, _ = make_outputs(4)
+    text_logprobs = torch.tensor([-1.0, -2.0, -3.0, 0.0])
+    reading = replace(outputs, text_logprobs=text_logprobs)
+    loss, metrics = BehaviourCloning(text_coef=2.0).loss(reading, make_targets(4))
+    assert float(metrics["text_loss"]) == 1.5
+    assert float(loss.detach()) == pytest.approx(float(metrics["clone_loss"]) + 3.0, rel=1e-6)
 
 
 def test_only_an_algorithm_with_a_target_stops_early() -> None:

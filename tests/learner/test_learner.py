@@ -101,7 +101,10 @@ def test_behaviour_that_is_another_policy_shows_in_the_gap(make_model: Make, mak
     assert learner.update(moved)["behaviour_gap"] == pytest.approx(0.5, abs=1e-4)
 
 
-@pytest.mark.parametrize("algorithm", [PPO(epochs=1, minibatch_turns=1000), BehaviourCloning(1, 1000, value_coef=0.5)])
+@pytest.mark.parametrize(
+    "algorithm",
+    [PPO(epochs=1, minibatch_turns=1000), BehaviourCloning(1, 1000, value_coef=0.5, text_coef=0.7)],
+)
 def test_micro_batches_of_one_row_give_the_gradient_of_all_at_once(
     algorithm: PPO | BehaviourCloning, make_model: Make, make_batch: Make
 ) -> None:
