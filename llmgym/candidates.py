@@ -40,6 +40,8 @@ class Trie:
         path_nodes: int64 (sum of the paths' lengths,); all paths, one behind the other.
         path_starts: int64 (num_candidates,); where each begins in `path_nodes`.
         inner_nodes: nodes with children, node 0 first: where a distribution over the next token is needed.
+        first_ids: the tokens of node 0's children.
+        is_flat: whether every candidate is one token, and no two are the same.
     """
 
     tokens: tuple[int, ...]
@@ -49,6 +51,8 @@ class Trie:
     path_nodes: npt.NDArray[np.int64]
     path_starts: npt.NDArray[np.int64]
     inner_nodes: tuple[int, ...]
+    first_ids: TokenIds
+    is_flat: bool
 
     def prefix(self, node: int) -> TokenIds:
         """Return the tokens from the end of the context up to and including a node."""
@@ -101,6 +105,8 @@ def build_trie(candidate_ids: tuple[TokenIds, ...]) -> Trie:
         path_nodes=path_nodes,
         path_starts=path_starts,
         inner_nodes=tuple(node for node, one in enumerate(children) if one),
+        first_ids=tuple(children[0]),
+        is_flat=len(tokens) == 1 + len(paths) == 1 + len(children[0]),
     )
 
 
@@ -142,6 +148,8 @@ def sequence_logprobs(trie: Trie, node_logprobs: FloatArray, normalize: str = "s
     Returns:
         float32 (num_candidates,).
     """
+    if trie.is_flat:
+        return node_logprobs[1:]
     tokens = node_logprobs[trie.path_nodes]
     if len(tokens) == len(trie.paths):
         return tokens
@@ -172,7 +180,7 @@ def action_logprobs(trie: Trie, node_logprobs: FloatArray, acting: Acting) -> Fl
             renormalised[children] = log_softmax(node_logprobs[children], acting.temperature)
         return np.array([renormalised[list(path)].sum() for path in trie.paths], dtype=np.float32)
     scores = sequence_logprobs(trie, node_logprobs, acting.normalize)
-    return log_softmax(scores, acting.temperature).astype(np.float32)
+    return np.array(_log_softmax(scores, acting.temperature), dtype=np.float32)
 
 
 def constrained_logprobs(
@@ -198,12 +206,16 @@ def log_softmax(
     scores: Sequence[float] | FloatArray, temperature: float
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Softmax at a temperature, in float64; at 0, all mass on the first best score."""
-    # Plain numbers: mostly there are a few candidates, for which numpy's calls take three times as long.
+    return np.array(_log_softmax(scores, temperature))
+
+
+def _log_softmax(scores: Sequence[float] | FloatArray, temperature: float) -> list[float]:
+    """Do so in plain numbers: mostly there are a few candidates, for which numpy's calls take three times as long."""
     plain = scores.tolist() if isinstance(scores, np.ndarray) else list(scores)
     top = max(plain)
     if temperature == 0:
         best = plain.index(top)
-        return np.array([0.0 if position == best else -math.inf for position in range(len(plain))])
+        return [0.0 if position == best else -math.inf for position in range(len(plain))]
     shifted = [(score - top) / temperature for score in plain]
     total = math.log(sum(map(math.exp, shifted)))
-    return np.array([score - total for score in shifted])
+    return [score - total for score in shifted]

@@ -10,7 +10,7 @@ from typing import Any
 from llmgym.algorithms import PPO
 from llmgym.engine import Backend, EngineSettings
 from llmgym.errors import ConfigError
-from llmgym.learner.settings import LearnerSettings
+from llmgym.learner.settings import LearnerSettings, OptimizerName
 from llmgym.learner.tiny import TinySettings
 from llmgym.rollout.batch import ReturnSettings
 from llmgym.settings import apply_overrides, from_dict, read_toml
@@ -47,6 +47,8 @@ class CloneSettings:
         epochs: how often they are gone through.
         minibatch_turns: about how many turns a gradient step is taken on.
         learning_rate: of this stage.
+        optimizer: of this stage: "adamw", or "muon", with which a model that knows nothing learns from fewer
+            demonstrations.
         final_learning_rate: share of it that is left at the end, from 0 to 1; it falls evenly.
         value_coef: weight of fitting the value head to the expert's returns.
         text_coef: weight of foreseeing what is read, missions and observations, beside the actions; 0 leaves it out.
@@ -58,6 +60,7 @@ class CloneSettings:
     epochs: int = 4
     minibatch_turns: int = 64
     learning_rate: float = 1e-3
+    optimizer: OptimizerName = "adamw"
     final_learning_rate: float = 1.0
     value_coef: float = 0.5
     text_coef: float = 0.0

@@ -93,7 +93,8 @@ def _measure_steps(engine: Engine, work: Workload) -> dict[str, float]:
         collector.collect(work.num_steps)
     seconds = perf_counter() - started
     venv.close()
-    shares = {f"steps_share_{part}": watch.seconds.get(part, 0.0) / seconds for part in PARTS}
+    net = watch.net_seconds()
+    shares = {f"steps_share_{part}": net.get(part, 0.0) / sum(net.values()) for part in PARTS}
     return {"steps_env_steps_per_second": work.num_envs * work.num_steps / seconds, "steps_seconds": seconds, **shares}
 
 

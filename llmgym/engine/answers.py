@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -83,7 +84,7 @@ def _draw(logprobs: FloatArray, uniform: float) -> int:
         uniform: in [0, 1).
     """
     # Plain numbers: a decision is among a few actions, which numpy's calls would take several times as long for.
-    cumulative = list(accumulate(np.exp(logprobs, dtype=np.float64).tolist()))
+    cumulative = list(accumulate(map(math.exp, logprobs.tolist())))
     return min(bisect_right(cumulative, uniform * cumulative[-1]), len(cumulative) - 1)
 
 

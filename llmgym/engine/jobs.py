@@ -5,6 +5,7 @@ Many jobs run at once over one backend, each going on as soon as its own answers
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -39,9 +40,9 @@ def node_logprobs(
     """
     result = np.empty(len(trie.tokens), dtype=np.float32)
     result.fill(np.nan)
-    ask = AskNext(context_ids, (), tuple([trie.tokens[child] for child in trie.children[0]]), adapter)
+    ask = AskNext(context_ids, (), trie.first_ids, adapter)
     (answer,) = yield [ask]
-    if np.isnan(answer).any():
+    if math.isnan(sum(answer.tolist())):
         raise NonFiniteError(ask)
     if len(trie.inner_nodes) == 1:
         # All nodes are children of the context, in their order.

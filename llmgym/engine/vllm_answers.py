@@ -15,9 +15,9 @@ __all__ = ["read_next", "read_path", "read_sampled"]
 
 def read_next(ask: AskNext, outputs: Sequence[Any]) -> FloatArray:
     """Return float32 (len(ask.token_ids),), from the first position of each request."""
-    told: dict[int, Any] = {}
-    for output in outputs:
-        told.update(output.outputs[0].logprobs[0])
+    told: dict[int, Any] = outputs[0].outputs[0].logprobs[0]
+    for output in outputs[1:]:
+        told = told | output.outputs[0].logprobs[0]
     return np.array([told[token].logprob for token in ask.token_ids], dtype=np.float32)
 
 

@@ -44,6 +44,8 @@ class Parameters:
         """Return the prompt and sampling parameters of each request that an ask takes."""
         if isinstance(ask, AskNext):
             prompt_ids = [*ask.context_ids, *ask.prefix_ids]
+            if len(ask.token_ids) <= MAX_TOKENS_A_REQUEST:
+                return [(prompt_ids, self._next(ask.token_ids, keeps_tail=not ask.prefix_ids))]
             parts = range(0, len(ask.token_ids), MAX_TOKENS_A_REQUEST)
             chunks = [ask.token_ids[start : start + MAX_TOKENS_A_REQUEST] for start in parts]
             return [(prompt_ids, self._next(chunk, keeps_tail=not ask.prefix_ids)) for chunk in chunks]

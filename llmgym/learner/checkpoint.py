@@ -5,7 +5,7 @@ model/                   the model, as transformers saves it; only its config.js
 a model that has a folder or hub id of its own
 adapter/                 the adapter, in PEFT's format
 heads.safetensors        the heads
-optimizer.safetensors    AdamW's state, "<parameter>:<entry>"
+optimizer.safetensors    the optimizer's state, "<parameter>:<entry>"
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from llmgym.errors import LearnerError
 from llmgym.learner.heads import HeadSpec, ValueHead
 from llmgym.learner.lora import LoraSettings
 from llmgym.learner.policy import Policy
+from llmgym.learner.settings import OptimizerName
 from llmgym.settings import from_dict
 from llmgym.types import Acting
 
@@ -40,6 +41,7 @@ class Settings:
     Attributes:
         source: folder or hub id the base model came from; None if it was given as a module.
         load_in_4bit: whether its weights have 4 bits.
+        optimizer: which.
     """
 
     source: str | None
@@ -53,6 +55,7 @@ class Settings:
     eos_token_id: int | None
     lora: LoraSettings | None
     load_in_4bit: bool = False
+    optimizer: OptimizerName = "adamw"
 
 
 @dataclass(frozen=True, slots=True)

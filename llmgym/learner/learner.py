@@ -18,9 +18,15 @@ from llmgym.learner.evaluation import checked_policy
 from llmgym.learner.folder import whole_folder
 from llmgym.learner.heads import HeadSpec, ValueHead
 from llmgym.learner.lora import LoraSettings
-from llmgym.learner.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors, set_model_rate
+from llmgym.learner.optimizer import (
+    build_optimizer,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    set_model_rate,
+)
 from llmgym.learner.policy import Policy, load_model, load_tokenizer
 from llmgym.learner.row import Row
+from llmgym.learner.settings import OptimizerName
 from llmgym.learner.threads import at_work, default_num_threads
 from llmgym.learner.update import Update, run_update
 from llmgym.sync import AdapterPublisher, check_canary, publish_weights, random_canary
@@ -56,6 +62,7 @@ class Learner:
         learning_rate: float = 1e-4,
         head_learning_rate: float | None = None,
         weight_decay: float = 0.0,
+        optimizer: OptimizerName = "adamw",
         max_grad_norm: float | None = 0.5,
         max_tokens_per_microbatch: int = 4096,
         num_threads: int | None = None,
@@ -74,7 +81,8 @@ class Learner:
             acting: how actions are drawn; the same as the engine's.
             learning_rate: of the model's weights or of its adapter.
             head_learning_rate: of the heads; learning_rate if None.
-            weight_decay: of AdamW, at least 0; larger pulls weights to 0.
+            weight_decay: at least 0; larger pulls weights to 0.
+            optimizer: "adamw", or "muon", which learns a model's matrices from scratch with fewer samples.
             max_grad_norm: longest gradient that is not scaled down; None for no limit.
             max_tokens_per_microbatch: tokens of one forward pass, padding included; more needs more memory.
             num_threads: torch's threads while the learner works; all that the process may use if None or 0.
@@ -102,6 +110,7 @@ class Learner:
             eos_token_id=self.policy.eos_token_id if eos_token_id is None else eos_token_id,
             lora=lora,
             load_in_4bit=load_in_4bit,
+            optimizer=optimizer,
         )
         self.canary = random_canary(self.policy.vocab_size, max_tokens=min(80, self.policy.max_positions))
         self._rng = np.random.default_rng(seed)
@@ -128,7 +137,12 @@ class Learner:
         return load_tokenizer(self._settings.source)
 
     def set_algorithm(
-        self, algorithm: Algorithm, *, learning_rate: float | None = None, head_learning_rate: float | None = None
+        self,
+        algorithm: Algorithm,
+        *,
+        learning_rate: float | None = None,
+        head_learning_rate: float | None = None,
+        optimizer: OptimizerName | None = None,
     ) -> None:
         """Learn with another algorithm from now on, on the same weights, with a fresh optimizer.
 
@@ -138,6 +152,7 @@ class Learner:
             algorithm: the loss and how often to take it.
             learning_rate: of the model; as before if None.
             head_learning_rate: of the heads; as before if None.
+            optimizer: which; as before if None.
         """
         before = self._settings
         self._settings = replace(
@@ -145,6 +160,7 @@ class Learner:
             algorithm=algorithm,
             learning_rate=before.learning_rate if learning_rate is None else learning_rate,
             head_learning_rate=before.head_learning_rate if head_learning_rate is None else head_learning_rate,
+            optimizer=optimizer or before.optimizer,
         )
         if self._settings != before:
             self._optimizer = self._new_optimizer()
@@ -271,6 +287,7 @@ class Learner:
             learning_rate=found.learning_rate,
             head_learning_rate=found.head_learning_rate,
             weight_decay=found.weight_decay,
+            optimizer=found.optimizer,
             max_grad_norm=found.max_grad_norm,
             max_tokens_per_microbatch=found.max_tokens,
             num_threads=num_threads,
@@ -291,8 +308,14 @@ class Learner:
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         """Make a fresh optimizer from the settings."""
-        rates = self._settings.learning_rate, self._settings.head_learning_rate
-        return build_optimizer(self.policy, *rates, weight_decay=self._settings.weight_decay)
+        settings = self._settings
+        return build_optimizer(
+            self.policy,
+            settings.learning_rate,
+            settings.head_learning_rate,
+            weight_decay=settings.weight_decay,
+            optimizer=settings.optimizer,
+        )
 
     def _rows(self, turns: Sequence[Turn]) -> list[Row]:
         """Pack turns with their candidates, as actions are drawn among them."""

@@ -1,14 +1,17 @@
-"""The optimizer: AdamW over the model's learned weights and the heads', and a step that refuses what is not finite."""
+"""The optimizer of the model's learned weights and the heads', and a step that refuses what is not finite."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from llmgym.errors import LearnerError
+from llmgym.learner.muon import AdamWithMuon
 from llmgym.learner.policy import Policy
+from llmgym.learner.settings import OptimizerName
 
 __all__ = [
     "build_optimizer",
@@ -28,15 +31,25 @@ def learned_parameters(policy: Policy) -> dict[str, nn.Parameter]:
 
 
 def build_optimizer(
-    policy: Policy, learning_rate: float, head_learning_rate: float, *, weight_decay: float
+    policy: Policy,
+    learning_rate: float,
+    head_learning_rate: float,
+    *,
+    weight_decay: float,
+    optimizer: OptimizerName = "adamw",
 ) -> torch.optim.AdamW:
     """Make AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101) with a rate for the heads.
 
-    Biases and norms (parameters of fewer than two axes) do not decay.
+    Biases and norms (parameters of fewer than two axes) do not decay. With "muon", the matrices between a model's
+    embeddings, or those of its adapter, are stepped by Muon (see `llmgym.learner.muon`).
 
     Raises:
-        LearnerError: a rate or the decay is below 0, or nothing is learned.
+        LearnerError: a rate or the decay is below 0, nothing is learned, or there is no such optimizer.
     """
+    if optimizer not in get_args(OptimizerName):
+        raise LearnerError(
+            f"Expected an optimizer among {', '.join(get_args(OptimizerName))}, got {optimizer!r}. Take one of them."
+        )
     if min(learning_rate, head_learning_rate, weight_decay) < 0:
         raise LearnerError(
             f"Expected rates and decay of at least 0, got learning_rate={learning_rate}, head_learning_rate="
@@ -45,14 +58,19 @@ def build_optimizer(
     named = learned_parameters(policy)
     if not named:
         raise LearnerError("Expected weights to learn, but all are frozen. Unfreeze some, or pass lora=LoraSettings().")
-    groups = []
-    for prefix, rate in (("model.", learning_rate), ("heads.", head_learning_rate)):
-        for decays in (True, False):
-            members = [p for name, p in named.items() if name.startswith(prefix) and (p.ndim >= 2) is decays]
-            if members:
-                decay = weight_decay if decays else 0.0
-                groups.append({"params": members, "lr": rate, "weight_decay": decay, "part": prefix})
-    return torch.optim.AdamW(groups, fused=True)
+    embeddings = {id(policy.causal_model.get_input_embeddings().weight)}
+    embeddings.add(id(policy.causal_model.get_output_embeddings().weight))
+    groups: dict[tuple[str, bool, bool], dict[str, Any]] = {}
+    for name, parameter in named.items():
+        part, decays = name[: name.index(".") + 1], parameter.ndim >= 2
+        is_inner = part == "model." and parameter.ndim == 2 and id(parameter) not in embeddings
+        is_muon = optimizer == "muon" and is_inner
+        group = groups.setdefault((part, decays, is_muon), {"params": [], "part": part, "is_muon": is_muon})
+        group["lr"] = learning_rate if part == "model." else head_learning_rate
+        group["weight_decay"] = weight_decay if decays else 0.0
+        group["params"].append(parameter)
+    make = AdamWithMuon if optimizer == "muon" else torch.optim.AdamW
+    return make(list(groups.values()), fused=True)
 
 
 def set_model_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from llmgym.learner.lora import LoraSettings
 
-__all__ = ["LearnerSettings"]
+__all__ = ["LearnerSettings", "OptimizerName"]
+
+OptimizerName = Literal["adamw", "muon"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,8 @@ class LearnerSettings:
         warmup_updates: updates in which the learning rate of the model rises to its full height, so that the critic
             learns first; 0 starts at once.
         final_learning_rate: share of the learning rate that is left at the last update, from 0 to 1; it falls evenly.
-        weight_decay: of AdamW, at least 0.
+        weight_decay: at least 0.
+        optimizer: "adamw", or "muon", which learns a model's matrices from scratch with fewer samples.
         max_grad_norm: gradients longer than this are shortened to it.
         num_threads: of torch on a CPU; 0 takes all cores.
         max_tokens_per_microbatch: tokens computed at once, padding included; fewer take less memory.
@@ -35,6 +39,7 @@ class LearnerSettings:
     warmup_updates: int = 0
     final_learning_rate: float = 1.0
     weight_decay: float = 0.0
+    optimizer: OptimizerName = "adamw"
     max_grad_norm: float = 0.5
     num_threads: int = 0
     max_tokens_per_microbatch: int = 4096

@@ -57,6 +57,7 @@ def clone_expert(config: RunConfig, model: str, reporter: Reporter) -> Learner:
         learning_rate=clone.learning_rate,
         head_learning_rate=settings.head_learning_rate,
         weight_decay=settings.weight_decay,
+        optimizer=clone.optimizer,
         max_grad_norm=settings.max_grad_norm,
         num_threads=settings.num_threads,
         max_tokens_per_microbatch=settings.max_tokens_per_microbatch,

@@ -66,7 +66,11 @@ def train(
         run = _open(config, Path(run_dir), reporter, resume)
         num_done, checkpoint = run.folder.newest_checkpoint() if resume else (0, None)
         learner = _first_learner(run) if checkpoint is None else Learner.load(checkpoint)
-        learner.set_algorithm(run.config.ppo, learning_rate=run.config.learner.learning_rate)
+        learner.set_algorithm(
+            run.config.ppo,
+            learning_rate=run.config.learner.learning_rate,
+            optimizer=run.config.learner.optimizer,
+        )
         rows = run.folder.forget_after(num_done)
         seconds_before = rows[-1]["seconds"] if rows else 0.0
         with closing(learner), _load_engine(run) as engine:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from llmgym.text.chat import ChatPrompt
 from llmgym.text.chat_wording import WORDINGS, ChatWording
+from llmgym.text.encoding import text_encoder
 from llmgym.text.length import check_length
 from llmgym.types import How, TokenIds, Tokenizer
 
@@ -122,7 +123,7 @@ class AppendedPrompt:
     def __init__(
         self, tokenizer: Tokenizer, max_tokens: int, how: How = "score", language: Language = "english"
     ) -> None:
-        self._tokenizer = tokenizer
+        self._encode_text = text_encoder(tokenizer)
         self._actions_word, self._goal_word = _APPENDED_HEADS[language]
         self._asks_for = "Thought" if how == "reason" else "Action"
         self._max_tokens = max_tokens
@@ -171,7 +172,7 @@ class AppendedPrompt:
         return self._known[action]
 
     def _encode(self, text: str) -> TokenIds:
-        return tuple(map(_shared, self._tokenizer.encode(text, add_special_tokens=False)))
+        return tuple(map(_shared, self._encode_text(text)))
 
     def _check(self) -> None:
         check_length(len(self._ids), self._num_turns, self._max_tokens, "prompt.history=window")
@@ -191,7 +192,7 @@ class WindowPrompt:
         how: How = "score",
         language: Language = "english",
     ) -> None:
-        self._tokenizer = tokenizer
+        self._encode_text = text_encoder(tokenizer)
         self._actions_word, self._goal_word = _WINDOW_HEADS[language]
         self._thinks = how == "reason"
         self._max_tokens = max_tokens
@@ -222,7 +223,7 @@ class WindowPrompt:
     def candidates(self, actions: tuple[str, ...]) -> tuple[TokenIds, ...]:
         """Return the token ids of actions; the prompt itself ends with the space before them, a cue does not."""
         space = " " if self._thinks else ""
-        return tuple(tuple(self._tokenizer.encode(f"{space}{action}", add_special_tokens=False)) for action in actions)
+        return tuple(tuple(self._encode_text(f"{space}{action}")) for action in actions)
 
     @property
     def token_ids(self) -> npt.NDArray[np.int32]:
@@ -241,7 +242,7 @@ class WindowPrompt:
             said = self._said[position] if position < len(self._said) else ""
             asks_for = "Thought" if self._thinks else "Action"
             parts.append(f" \n Observation {position}: {described}\n {asks_for} {position}: {said}")
-        ids = self._tokenizer.encode("".join(parts), add_special_tokens=False)
+        ids = self._encode_text("".join(parts))
         self._ids = np.array(ids, dtype=np.int32)
         check_length(len(ids), self._num_turns, self._max_tokens, "a smaller prompt.num_observations")
 

@@ -44,3 +44,18 @@ def test_a_stopwatch_counts_to_the_innermost_part(monkeypatch: pytest.MonkeyPatc
     work.outer()
     assert watch.seconds == {"rest": 30, "a": 3, "b": 5}, "nothing is watched any more"
     assert "outer" not in vars(work)
+
+
+def test_what_the_stopwatch_takes_is_taken_off_again() -> None:
+    class Work:
+        def nothing(self) -> None:
+            pass
+
+    watch, work = Stopwatch(), Work()
+    with watch.watching((work, "nothing", "inner")), watch.part("outer"):
+        for _ in range(1000):
+            work.nothing()
+    net = watch.net_seconds()
+    assert watch.num_calls == {("outer", "inner"): 1000}
+    assert net["inner"] < watch.seconds["inner"]
+    assert net["outer"] < watch.seconds["outer"]

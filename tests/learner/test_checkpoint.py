@@ -151,7 +151,7 @@ def test_a_checkpoint_says_what_it_is_in_json(make_model: Make, tmp_path: Path) 
     record = json.loads((tmp_path / "checkpoint" / "learner.json").read_text())
     assert record["settings"]["algorithm"] == {
         "name": "clone",
-        "settings": {"epochs": 2, "minibatch_turns": 8, "value_coef": 0.0},
+        "settings": {"epochs": 2, "minibatch_turns": 8, "value_coef": 0.0, "text_coef": 0.0},
     }
     assert record["heads"] == {"value": {"class": "ValueHead", "width": 256}}
     assert np.random.default_rng(0).bit_generator.state == record["rng_state"]
