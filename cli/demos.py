@@ -35,6 +35,15 @@ def demos(
         float | None,
         typer.Option(min=0.0, help="Of a policy's actions.", show_default="the run's own"),
     ] = None,
+    slips: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=0.99,
+            help="Share of the steps in which the expert's hand slips and any action is taken, so that it shows how "
+            "to recover; its advice is noted.",
+        ),
+    ] = 0.0,
     name: Annotated[
         str | None, typer.Option(metavar="NAMESPACE/NAME-v0", help="Of the dataset.", show_default="llmgym/ENV/WHO-v0")
     ] = None,
@@ -64,6 +73,7 @@ def demos(
                 root=out,
                 overwrite=overwrite,
                 temperature=temperature,
+                slips=slips,
             ),
             reporter,
         )

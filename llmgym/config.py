@@ -42,6 +42,8 @@ class CloneSettings:
 
     Attributes:
         episodes: demonstrations to learn from. 0 leaves the stage out, or, where a dataset is named, takes all of its.
+        slips: share of the steps, from 0 to below 1, in which the expert's hand slips and any action is taken: so it
+            shows how to recover, too. What it would have done is learned.
         dataset: a Minari dataset whose episodes are the demonstrations, as `llmgym demos` writes it: its name, or the
             path of its folder. Without, the expert plays.
         epochs: how often they are gone through.
@@ -56,6 +58,7 @@ class CloneSettings:
     """
 
     episodes: int = 0
+    slips: float = 0.0
     dataset: str | None = None
     epochs: int = 4
     minibatch_turns: int = 64
@@ -145,6 +148,7 @@ class RunConfig:
         _at_least("evaluation.episodes", self.evaluation.episodes, 1)
         _at_least("evaluation.num_envs", self.evaluation.num_envs, 1)
         _at_least("clone.episodes", self.clone.episodes, 0)
+        _check_shares(self)
         if self.acting.temperature <= 0:
             raise ConfigError(
                 f"Expected acting.temperature above 0, found {self.acting.temperature}: a policy that learns must "
@@ -230,6 +234,26 @@ def _check_4bit(learner: LearnerSettings, engine: EngineSettings, backend: Backe
             f"learner.load_in_4bit={str(learner.load_in_4bit).lower()} and backend={backend!r}. Leave it out: the "
             "engine then serves the plain weights that the learner's stand for."
         )
+
+
+def _check_shares(config: RunConfig) -> None:
+    """Refuse shares that are none."""
+    if not 0 <= config.clone.slips < 1:
+        raise ConfigError(
+            f"Expected clone.slips from 0 to below 1, found {config.clone.slips}. It is a share of the steps: set 0.2 "
+            "or so."
+        )
+    if config.clone.slips and config.clone.dataset is not None:
+        raise ConfigError(
+            "Expected clone.slips=0 where clone.dataset is set: how the dataset was played is decided. Make one with "
+            "`llmgym demos --slips`."
+        )
+    for name, share in (("clone", config.clone), ("learner", config.learner)):
+        if not 0 <= share.final_learning_rate <= 1:
+            raise ConfigError(
+                f"Expected {name}.final_learning_rate from 0 to 1, found {share.final_learning_rate}: it is a share of "
+                f"{name}.learning_rate. Change it."
+            )
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -72,8 +72,10 @@ def make_plan(transitions: Transitions, *, discount: float = _DISCOUNT) -> Plan:
             return Plan(values, (returns >= best[:, None] - _TIE).argmax(axis=1))
 
 
-def planner(env: gymnasium.Env[Any, Any]) -> Callable[[gymnasium.Env[Any, Any]], Callable[[], int]]:
+def planner(env: gymnasium.Env[Any, Any]) -> Callable[[gymnasium.Env[Any, Any]], Callable[..., int]]:
     """Plan for an environment, and return who plays it: given one like it, a function that returns the next action.
+
+    The function looks where it is; what was done before, which it may be given, is nothing to it.
 
     Raises:
         EnvError: the environment has no table, or its actions are not those of the table.
@@ -83,9 +85,9 @@ def planner(env: gymnasium.Env[Any, Any]) -> Callable[[gymnasium.Env[Any, Any]],
     world: Any = env.unwrapped
     actions = make_plan(world.P).actions
 
-    def begin(env: gymnasium.Env[Any, Any]) -> Callable[[], int]:
+    def begin(env: gymnasium.Env[Any, Any]) -> Callable[..., int]:
         world: Any = env.unwrapped
-        return lambda: int(actions[int(world.s)])
+        return lambda done_instead=None: int(actions[int(world.s)])
 
     return begin
 

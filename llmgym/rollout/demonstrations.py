@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -16,10 +16,15 @@ from llmgym.text.histories import History
 from llmgym.text.prompt import PromptSettings, make_prompt
 from llmgym.types import Acting, Choice, FloatArray, TokenIds, Tokenizer, Trajectory, Turn
 
-__all__ = ["Expert", "Speaker", "demonstrate", "retell"]
+__all__ = ["ADVISED", "Expert", "Speaker", "demonstrate", "retell"]
+
+ADVISED = "advised_action"
+"""Name of the infos of an episode that hold what the expert would have done, where something else was done at times."""
 
 _MAX_FAILURES = 100
 """Episodes in a row that an expert may fail at before it is taken for none."""
+_SLIPS_STREAM = 1
+"""Names the draws of slips, apart from those of the environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +34,14 @@ class Expert:
     Attributes:
         name: of the sort of expert.
         begin: given an environment that was just reset, a function that returns the next action as an index into
-            `info["actions"]`; either may raise an EnvError where it gives up.
+            `info["actions"]`; either may raise an EnvError where it gives up. Where something else was done than it
+            said, the function is given that action at the next call.
         is_optimal: whether nobody does better. Then an episode without a reward was bad luck, and is shown like the
             others; otherwise it is a mistake, and left out.
     """
 
     name: str
-    begin: Callable[[gym.Env[Any, Any]], Callable[[], int]]
+    begin: Callable[[gym.Env[Any, Any]], Callable[..., int]]
     is_optimal: bool = False
 
 
@@ -85,22 +91,31 @@ class Speaker:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
 
-def demonstrate(env: gym.Env[Any, Any], expert: Expert, seeds: Iterator[int], num_episodes: int) -> Iterator[Episode]:
+def demonstrate(
+    env: gym.Env[Any, Any], expert: Expert, seeds: Iterator[int], num_episodes: int, *, slips: float = 0.0
+) -> Iterator[Episode]:
     """Yield episodes of an expert; left out are those it gives up on, and, unless it is optimal, those it fails at.
+
+    An expert that never errs does not show how to recover. Where its hand slips now and then, and a random action is
+    taken, it does (Laskey et al. 2017, https://arxiv.org/abs/1703.09327); what it would have done is noted in
+    `Episode.infos` under `ADVISED`.
 
     Args:
         env: a text environment.
         expert: who solves it.
         seeds: of the episodes, as many as it takes.
         num_episodes: how many to yield.
+        slips: share of the steps, from 0 to below 1, in which any of the actions is taken instead.
 
     Raises:
-        EnvError: it fails again and again.
+        EnvError: it fails again and again, or slips is out of its range.
     """
+    if not 0 <= slips < 1:
+        raise EnvError(f"Expected slips from 0 to below 1, found {slips}. Set a share of the steps, such as 0.2.")
     recorder = Recorder(env)
     num_yielded = num_failed = 0
     while num_yielded < num_episodes:
-        played = _play(recorder, expert, next(seeds))
+        played = _play(recorder, expert, next(seeds), slips)
         if isinstance(played, Episode) and (expert.is_optimal or played.rewards[-1] > 0):
             num_yielded, num_failed = num_yielded + 1, 0
             yield played
@@ -116,12 +131,14 @@ def demonstrate(env: gym.Env[Any, Any], expert: Expert, seeds: Iterator[int], nu
 def retell(episodes: Iterable[Episode], speaker: Speaker) -> Iterator[Trajectory]:
     """Yield recorded episodes as trajectories, as if the learner had played them with log-probability 0.
 
-    No environment is needed: the texts are told again in the learner's own prompts.
+    No environment is needed: the texts are told again in the learner's own prompts. Where an expert's advice was noted
+    beside what was done, the advice is each turn's action, and the prompts tell what was done.
     """
     history = speaker.make_history()
     for episode in episodes:
         history.begin(episode.mission, episode.texts[0], episode.candidates[0])
         turns: list[Turn] = []
+        advised = episode.infos.get(ADVISED, episode.actions)
         for step, action in enumerate(episode.actions):
             terminated = bool(episode.terminations[step])
             outcome = Outcome(
@@ -131,26 +148,37 @@ def retell(episodes: Iterable[Episode], speaker: Speaker) -> Iterator[Trajectory
                 terminated=terminated,
                 truncated=bool(episode.truncations[step]),
             )
-            choice = speaker.say(history, action)
-            turns.append(make_turn(history.prompt_ids, choice, outcome))
+            turns.append(make_turn(history.prompt_ids, speaker.say(history, int(advised[step])), outcome))
             if not terminated:
-                history.extend(choice, outcome.text, outcome.actions)
+                history.extend(speaker.say(history, action), outcome.text, outcome.actions)
         final = None if turns[-1].terminated else history.prompt_ids
         yield Trajectory(tuple(turns), final, 0, episode.seed)
 
 
-def _play(recorder: Recorder, expert: Expert, seed: int) -> Episode | EnvError:
+def _play(recorder: Recorder, expert: Expert, seed: int, slips: float) -> Episode | EnvError:
     """Play an episode; return it, or why the expert gave up."""
     _, info = recorder.reset(seed=seed)
     takes_text, is_over = not hasattr(recorder.action_space, "n"), False
+    rng = np.random.default_rng([seed, _SLIPS_STREAM])
     act = None
+    done_instead: tuple[int, ...] = ()
+    advised: list[int] = []
     while not is_over:
         try:
             act = act or expert.begin(recorder)
-            index = act()
+            index = act(*done_instead)
         except EnvError as failure:
             return failure
+        advised.append(index)
+        done_instead = ()
+        if slips and rng.random() < slips:
+            index = int(rng.integers(len(info["actions"])))
+            done_instead = (index,)
         action = info["actions"][index] if takes_text else index
         _, _, terminated, truncated, info = recorder.step(action)
         is_over = terminated or truncated
-    return recorder.take()
+    episode = recorder.take()
+    if not slips:
+        return episode
+    # Nothing is advised for the observation after the last step.
+    return replace(episode, infos={**episode.infos, ADVISED: np.array([*advised, -1])})

@@ -167,4 +167,4 @@ def _episodes(config: RunConfig) -> Iterator[Episode]:
     expert = find_expert(config.env, config.env_settings)
     assert expert is not None, "looked for when the run was opened"
     with closing(make_env(config.env, config.env_settings)) as env:
-        yield from demonstrate(env, expert, demonstration_seeds(config.seed), clone.episodes)
+        yield from demonstrate(env, expert, demonstration_seeds(config.seed), clone.episodes, slips=clone.slips)

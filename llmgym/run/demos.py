@@ -50,6 +50,8 @@ class DemosConfig:
         root: the folder of datasets; Minari's own if None.
         overwrite: replace a dataset of that name.
         temperature: of a policy's actions; as its run evaluates if None.
+        slips: share of the steps, from 0 to below 1, in which an expert's hand slips and any action is taken. Its
+            advice is noted, and is what is cloned.
     """
 
     env: str
@@ -61,6 +63,14 @@ class DemosConfig:
     root: Path | None = None
     overwrite: bool = False
     temperature: float | None = None
+    slips: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.slips and self.policy not in EXPERTS:
+            raise ConfigError(
+                f"Expected an expert whose hand can slip, found slips={self.slips} with the policy {self.policy!r}. "
+                "Set the policy to bot, or slips to 0."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +168,7 @@ def _playing(config: DemosConfig, player: Expert | Agent | None, reporter: Repor
     reporter.stage("demonstrations", config.episodes, "episodes")
     with closing(make_env(config.env, config.env_settings)) as env:
         if isinstance(player, Expert):
-            yield from enumerate(demonstrate(env, player, seeds, config.episodes))
+            yield from enumerate(demonstrate(env, player, seeds, config.episodes, slips=config.slips))
         else:
             yield from enumerate(agent_episodes(env, player, islice(seeds, config.episodes)))
 
@@ -219,7 +229,9 @@ def _description(config: DemosConfig, algorithm: str, num_episodes: int) -> str:
     settings = "".join(f" --env-set {name}={value}" for name, value in config.env_settings.items())
     policy = config.policy if config.policy in EXPERTS else algorithm
     temperature = "" if config.temperature is None else f" --temperature {config.temperature}"
+    slips = f" --slips {config.slips}" if config.slips else ""
     return (
         f"{num_episodes} episodes in text, each observation with its candidate actions. Made with: llmgym demos "
-        f"--env {config.env}{settings} --policy {policy} --episodes {config.episodes} --seed {config.seed}{temperature}"
+        f"--env {config.env}{settings} --policy {policy} --episodes {config.episodes} --seed {config.seed}"
+        f"{temperature}{slips}"
     )

@@ -64,8 +64,8 @@ def test_a_name_that_is_taken_is_refused_unless_it_is_to_be_replaced() -> None:
 def test_after_ctrl_c_what_was_written_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     from llmgym.rollout import demonstrations
 
-    def stopped(*args: Any) -> Any:
-        yield from (episode for episode, _ in zip(demonstrations.demonstrate(*args), range(2), strict=False))
+    def stopped(*args: Any, **settings: Any) -> Any:
+        yield from (episode for episode, _ in zip(demonstrations.demonstrate(*args, **settings), range(2), strict=False))
         raise KeyboardInterrupt
 
     monkeypatch.setattr("llmgym.run.demos.demonstrate", stopped)

@@ -21,7 +21,7 @@ from llmgym.engine.scripted_engine import ByteTokenizer
 from llmgym.envs.babyai.bot import Bot
 from llmgym.errors import DatasetError, EnvError
 from llmgym.rollout.datasets import dataset_spec, read_dataset, write_dataset
-from llmgym.rollout.demonstrations import Expert, Speaker, demonstrate, retell
+from llmgym.rollout.demonstrations import ADVISED, Expert, Speaker, demonstrate, retell
 from llmgym.rollout.minari_format import DatasetFacts
 from llmgym.rollout.recording import Episode, Recorder
 from llmgym.rollout.store import write_trajectories
@@ -281,6 +281,48 @@ def test_an_experts_mistakes_are_left_out_but_bad_luck_is_shown(make_text_env: M
     assert [episode.rewards[-1] for episode in solved] == [1.0, 1.0, 1.0]
     assert [episode.seed for episode in solved] == [41, 43, 45], "every other episode was stayed through"
     assert [episode.seed for episode in play(env, Expert("unlucky", begin, is_optimal=True), 3)] == [40, 41, 42]
+
+
+def test_an_expert_whose_hand_slips_shows_how_to_recover(make_text_env: MakeEnv) -> None:
+    env = gym.make(LEVEL)
+    episodes = list(demonstrate(env, BOT, iter(count(40)), 6, slips=0.3))
+    again = list(demonstrate(env, BOT, iter(count(40)), 6, slips=0.3))
+    assert [contents(episode) for episode in episodes] == [contents(episode) for episode in again]
+    assert [episode.actions for episode in episodes] != [episode.actions for episode in play(env, BOT, 6)]
+    speaker = Speaker(ByteTokenizer(), PromptSettings(), Acting(), max_tokens=100_000)
+    for episode, trajectory in zip(episodes, retell(episodes, speaker), strict=True):
+        assert episode.rewards[-1] > 0
+        advised = np.asarray(episode.infos[ADVISED])
+        assert len(advised) == episode.num_steps + 1
+        assert [turn.action for turn in trajectory.turns] == advised[:-1].tolist(), "the advice is what is learned"
+        told = ByteTokenizer().decode(trajectory.turns[-1].prompt_ids)
+        done = [episode.candidates[0][action] for action in episode.actions]
+        assert told.count("Action: ") == episode.num_steps - 1
+        assert all(f"Action: {action}\n" in told for action in done[:-1]), "the prompts tell what was done"
+    num_slips = sum((np.asarray(e.infos[ADVISED])[:-1] != e.actions).sum() for e in episodes)
+    assert 0.1 < num_slips / sum(episode.num_steps for episode in episodes) < 0.45
+    with pytest.raises(EnvError, match=r"slips from 0 to below 1, found 1\.5"):
+        next(demonstrate(env, BOT, iter(count()), 1, slips=1.5))
+
+
+def test_the_bot_knows_what_was_done_instead() -> None:
+    env = gym.make(LEVEL)
+    _, info = env.reset(seed=2)
+    bot = Bot(env)
+    bot.act()
+    wrong = info["actions"].index("turn left")
+    env.step(wrong)
+    alone = gym.make(LEVEL)
+    alone.reset(seed=2)
+    alone.step(wrong)
+    assert bot.act(wrong) == Bot(alone).act()
+
+
+def test_slips_are_kept_in_a_dataset() -> None:
+    env = gym.make(LEVEL)
+    episodes = list(demonstrate(env, BOT, iter(count(40)), 3, slips=0.3))
+    write_dataset(episodes, env, facts())
+    assert [contents(episode) for episode in read_dataset(NAME)] == [contents(episode) for episode in episodes]
 
 
 def test_an_expert_that_always_fails_is_told(make_text_env: MakeEnv) -> None:

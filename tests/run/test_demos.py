@@ -154,7 +154,7 @@ def test_an_interrupted_player_leaves_whole_episodes_from_the_first_on() -> None
 
 
 def test_an_interrupt_before_the_first_episode_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_args: Any) -> Iterator[Any]:
+    def interrupt(*_args: Any, **_settings: Any) -> Iterator[Any]:
         raise KeyboardInterrupt
         yield
 
@@ -214,3 +214,23 @@ def test_any_learner_tells_the_same_episodes_in_its_own_prompts() -> None:
     ):
         (told,) = retell(read_dataset("mine/one-v0"), Speaker(ByteTokenizer(), prompt, Acting(), 100_000))
         assert ByteTokenizer().decode(told.turns[0].prompt_ids).startswith(begins)
+
+
+def test_slips_are_the_same_in_a_dataset_as_on_the_spot(tmp_path: Path) -> None:
+    result = write_demos(DemosConfig(LEVEL, episodes=4, slips=0.3))
+    on_the_spot = llmgym.train(small_run(clone=CloneSettings(4, slips=0.3, epochs=1)), tmp_path / "a")
+    read = llmgym.train(small_run(clone=CloneSettings(dataset=result.name, epochs=1)), tmp_path / "b")
+    one, other = (Learner.load(run.run_dir / "checkpoints" / "update-000000") for run in (on_the_spot, read))
+    for (name, first), (_, second) in zip(one.policy.named_weights(), other.policy.named_weights(), strict=True):
+        assert bool((first == second).all()), name
+
+
+def test_only_an_experts_hand_slips() -> None:
+    with pytest.raises(ConfigError, match=r"an expert whose hand can slip, found slips=0\.2 with the policy 'random'"):
+        DemosConfig(LEVEL, policy="random", slips=0.2)
+    with pytest.raises(ConfigError, match=r"clone\.slips from 0 to below 1, found -0\.1"):
+        small_run(clone=CloneSettings(4, slips=-0.1))
+    with pytest.raises(ConfigError, match=r"clone\.slips=0 where clone\.dataset is set"):
+        small_run(clone=CloneSettings(dataset="some/where-v0", slips=0.1))
+    with pytest.raises(ConfigError, match=r"clone\.final_learning_rate from 0 to 1, found 1\.5"):
+        small_run(clone=CloneSettings(4, final_learning_rate=1.5))
