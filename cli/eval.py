@@ -36,8 +36,9 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="POLICY...",
-            help='A run folder, a baseline\'s folder, a model folder, a hub id, "smollm2", "random", or "bot" (the '
-            "environment's expert). Several with --protocol: runs that differ in the seed only are one method.",
+            help="A run folder, one of its checkpoints, a baseline's folder, a model folder, a hub id, "
+            '"smollm2", "random", or "bot" (the environment\'s expert). '
+            "Several with --protocol: runs that differ in the seed only are one method.",
         ),
     ],
     protocol: Annotated[
@@ -190,9 +191,10 @@ def _protocol_env(
     Raises:
         ConfigError: the runs are of several environments.
     """
+    from llmgym.run.folder import RunFolder
     from llmgym.settings import apply_overrides
 
-    runs = [policy for policy in policies if (Path(policy) / "config.toml").is_file()]
+    runs = [policy for policy in policies if RunFolder.find(Path(policy)) is not None]
     if protocol != "llmgym" or env is not None or not runs:
         return env, apply_overrides({}, env_set or ())
     found = [env_of(run, None, env_set) for run in runs]
@@ -214,16 +216,16 @@ def env_of(policy: str, env: str | None, env_set: list[str] | None) -> tuple[str
     Raises:
         ConfigError: the policy is no run, so that nothing names an environment.
     """
+    from llmgym.run.folder import RunFolder
     from llmgym.settings import apply_overrides
 
     if env is not None:
         return env, apply_overrides({}, env_set or ())
-    if not (Path(policy) / "config.toml").is_file():
+    folder = RunFolder.find(Path(policy))
+    if folder is None:
         raise ConfigError(
             f"Expected --env, because '{policy}' is no run folder that names one; found none. "
             "`llmgym envs` lists the environments."
         )
-    from llmgym.run.folder import RunFolder
-
-    config = RunFolder.open(Path(policy)).config()
+    config = folder.config()
     return config.env, apply_overrides(config.env_settings, env_set or ())

@@ -73,6 +73,12 @@ class RunFolder:
             raise RunError(f"Expected a run folder at {path}, found no config.toml there. Check the path.")
         return cls(path)
 
+    @classmethod
+    def find(cls, path: Path) -> RunFolder | None:
+        """Return the run that a path names, by its folder or by the folder of one of its checkpoints; or None."""
+        owner = path.resolve().parent.parent if _CHECKPOINT.fullmatch(path.resolve().name) else path
+        return cls(owner) if path.is_dir() and (owner / "config.toml").is_file() else None
+
     def config(self) -> RunConfig:
         """Read the resolved configuration back."""
         return load_config(self.path / "config.toml")
@@ -80,6 +86,15 @@ class RunFolder:
     def checkpoint(self, update: int) -> Path:
         """Return where the checkpoint after so many updates is."""
         return self.checkpoints / f"update-{update:06d}"
+
+    def named_checkpoint(self, path: Path) -> tuple[int, Path]:
+        """Return the checkpoint that a path names, as `newest_checkpoint` does: one of the run's, or its newest.
+
+        Raises:
+            RunError: there is none.
+        """
+        match = _CHECKPOINT.fullmatch(path.resolve().name)
+        return (int(match[1]), path) if match else self.newest_checkpoint()
 
     def newest_checkpoint(self) -> tuple[int, Path]:
         """Return the number of updates of the newest complete checkpoint, and its folder.

@@ -43,14 +43,17 @@ class Identity:
 
 
 def run_identity(path: Path) -> Identity:
-    """Return who the newest checkpoint of a run is.
+    """Return who a checkpoint of a run is.
+
+    Args:
+        path: the checkpoint's folder, or the run's, of which the newest counts.
 
     Raises:
-        RunError: there is no checkpoint.
+        RunError: there is no run, or no checkpoint.
     """
-    folder = RunFolder.open(path)
+    folder = RunFolder.find(path) or RunFolder.open(path)
     config = folder.config()
-    update, checkpoint = folder.newest_checkpoint()
+    update, checkpoint = folder.named_checkpoint(path)
     num_steps = update * config.collect.num_envs * config.collect.steps_per_update
     settings = "".join(f", {name}={value}" for name, value in config.env_settings.items())
     practice = [f"{config.clone.episodes or 'all'} demonstrations"] if config.clone.is_wanted else []
@@ -67,7 +70,8 @@ def run_identity(path: Path) -> Identity:
         "weights_sha256": weights_hash(checkpoint),
     }
     training = f"trained on {config.env}{settings} ({' and '.join(practice) or 'nothing yet'})"
-    return Identity(path.resolve().name, "run", training, facts)
+    name = folder.path.resolve().name
+    return Identity(name if folder.path == path else f"{name}, update {update}", "run", training, facts)
 
 
 def model_identity(name: str, model: str) -> Identity:

@@ -66,7 +66,7 @@ def open_policy(policy: str, config: RunConfig) -> Iterator[OpenPolicy]:
         yield OpenPolicy(policy, agent_identity(policy, agent), None)
         return
     with serve_policy(policy, config) as served:
-        is_run = (Path(policy) / "config.toml").is_file()
+        is_run = RunFolder.find(Path(policy)) is not None
         identity = run_identity(Path(policy)) if is_run else model_identity(policy, served.model)
         yield OpenPolicy(policy, identity, served)
 
@@ -76,8 +76,8 @@ def serve_policy(policy: str, config: RunConfig) -> Iterator[ServedPolicy]:
     """Serve a policy while the context lasts.
 
     Args:
-        policy: a run folder (its newest checkpoint and its own prompt, engine and acting settings count), "random",
-            "smollm2", a model folder, or a hub id.
+        policy: a run folder (its newest checkpoint counts) or the folder of one of its checkpoints, both with the
+            run's own prompt, engine and acting settings; "random", "smollm2", a model folder, or a hub id.
         config: what to do where the policy is no run.
 
     Raises:
@@ -94,10 +94,10 @@ def serve_policy(policy: str, config: RunConfig) -> Iterator[ServedPolicy]:
     from llmgym.learner import Learner
     from llmgym.run.models import served_model
 
-    if (Path(policy) / "config.toml").is_file():
-        folder = RunFolder.open(Path(policy))
+    folder = RunFolder.find(Path(policy))
+    if folder is not None:
         config = replace(folder.config(), env=config.env, env_settings=config.env_settings)
-        _, checkpoint = folder.newest_checkpoint()
+        _, checkpoint = folder.named_checkpoint(Path(policy))
         learner = Learner.load(checkpoint)
         model = served_model(config, folder)
         with closing(learner), load_engine(model, config.backend, **asdict(config.engine)) as engine:
@@ -120,7 +120,8 @@ def check_policy(policy: str) -> None:
     if policy in names or Path(policy).exists() or "/" in policy:
         return
     raise ConfigError(
-        f"Expected a policy: {', '.join(names)}, the folder of a run, a baseline or a model, or a hub id "
+        f"Expected a policy: {', '.join(names)}, the folder of a run, of one of its checkpoints, of a baseline or of a "
+        "model, or a hub id "
         f"(owner/name), found {policy!r}.{did_you_mean(policy, names)}"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_after_ctrl_c_what_was_written_is_told(monkeypatch: pytest.MonkeyPatch) 
     from llmgym.rollout import demonstrations
 
     def stopped(*args: Any, **settings: Any) -> Any:
-        yield from (episode for episode, _ in zip(demonstrations.demonstrate(*args, **settings), range(2), strict=False))
+        yield from islice(demonstrations.demonstrate(*args, **settings), 2)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("llmgym.run.demos.demonstrate", stopped)

@@ -17,6 +17,7 @@ from llmgym.learner.settings import LearnerSettings
 from llmgym.learner.tiny import TinySettings
 from llmgym.rollout.store import read_trajectories
 from llmgym.run.folder import RunFolder
+from llmgym.run.identity import run_identity
 from llmgym.run.report import SilentReporter
 
 TINY = TinySettings(vocab_size=400, hidden_size=32, num_layers=1, num_heads=1, intermediate_size=64)
@@ -75,6 +76,19 @@ def test_engine_and_learner_agree_on_every_update(finished: Path) -> None:
     for row in metrics_without_times(finished):
         assert row["canary_gap"] < 1e-4
         assert row["behaviour_gap"] < 1e-4
+
+
+def test_a_checkpoint_of_a_run_is_a_policy_of_its_own(finished: Path) -> None:
+    result = json.loads((finished / "result.json").read_text())
+    checkpoint = finished / "checkpoints" / "update-000000"
+    for policy, name in ((checkpoint, "clone"), (finished, "trained")):
+        measured = llmgym.evaluate(EvalConfig(str(policy), small_config().env, episodes=6, num_envs=3))
+        assert (measured.row.success, measured.row.mean_turns) == (result[name]["success"], result[name]["mean_turns"])
+    first, newest = run_identity(checkpoint), run_identity(finished)
+    assert (first.name, first.facts["update"]) == ("run, update 0", 0)
+    assert (newest.name, newest.facts["update"]) == ("run", 3)
+    assert "4 demonstrations)" in first.training
+    assert "4 demonstrations and 54 env steps)" in newest.training
 
 
 def test_same_recipe_and_seed_write_the_same_metrics(finished: Path, tmp_path: Path) -> None:

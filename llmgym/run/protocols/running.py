@@ -123,7 +123,9 @@ def find_methods(results: Sequence[PolicyResult], names: Sequence[str], confiden
     groups: dict[str, list[PolicyResult]] = {}
     for result, name in zip(results, names, strict=True):
         if result.identity.kind == "run":
-            config = replace(RunFolder.open(Path(name)).config(), seed=0)
+            folder = RunFolder.find(Path(name))
+            assert folder is not None, "it was measured"
+            config = replace(folder.config(), seed=0)
             key = f"{sorted(asdict(config).items())} {result.identity.training}"
             groups.setdefault(key, []).append(result)
     return [
