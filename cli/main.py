@@ -15,6 +15,7 @@ from llmgym.cli.doctor import doctor
 from llmgym.cli.envs import envs
 from llmgym.cli.eval import evaluate
 from llmgym.cli.play import play
+from llmgym.cli.plot import plot
 from llmgym.cli.train import train
 from llmgym.errors import LLMGymError
 
@@ -54,6 +55,7 @@ app.command("train")(train)
 app.command("baseline")(baseline)
 app.command("eval")(evaluate)
 app.command("play")(play)
+app.command("plot")(plot)
 app.command("demos")(demos)
 app.command("envs")(envs)
 app.command("config")(config)

@@ -15,6 +15,8 @@ _FORMS = {
     "loss": ("loss", "{:.4f}"),
     "policy_loss": ("policy loss", "{:.4f}"),
     "clone_loss": ("cloning loss", "{:.4f}"),
+    "text_loss": ("text loss", "{:.4f}"),
+    "accuracy": ("accuracy", "{:.1%}"),
     "value_loss": ("value loss", "{:.4f}"),
     "approx_kl": ("KL", "{:.4f}"),
     "entropy": ("entropy", "{:.3f}"),

@@ -12,7 +12,7 @@ from llmgym.cli.main import app
 from llmgym.errors import EngineError
 
 RUNNER = CliRunner()
-COMMANDS = ("train", "eval", "play", "demos", "envs", "config", "doctor", "bench")
+COMMANDS = ("train", "baseline", "eval", "play", "plot", "demos", "envs", "config", "doctor", "bench")
 
 
 def run_python(code: str) -> str:
