@@ -11,6 +11,7 @@ from contextlib import closing
 from copy import deepcopy
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -40,8 +41,15 @@ EPISODES_A_PART = 500
 """Demonstrations that are learned from between two reports, and two falls of the learning rate."""
 
 
-def clone_expert(config: RunConfig, model: str, reporter: Reporter) -> Learner:
-    """Make the learner, and let it clone demonstrations: of the environment's expert, or those of a dataset."""
+def clone_expert(config: RunConfig, model: str, reporter: Reporter, log: Path) -> Learner:
+    """Make the learner, and let it clone demonstrations: of the environment's expert, or those of a dataset.
+
+    Args:
+        config: of the run.
+        model: folder or hub id.
+        reporter: who watches.
+        log: file for the metrics, one JSON object a part of the demonstrations.
+    """
     # Torch takes seconds to import; whoever only asks for the expert does without.
     from llmgym.algorithms import BehaviourCloning
     from llmgym.learner import Learner, ValueHead
@@ -70,10 +78,14 @@ def clone_expert(config: RunConfig, model: str, reporter: Reporter) -> Learner:
     parts = [trajectories[first : first + EPISODES_A_PART] for first in firsts] * clone.epochs
     reporter.stage("cloning", clone.epochs * len(trajectories), "episodes")
     num_done = 0
-    for number, part in enumerate(parts, start=1):
-        learner.scale_learning_rate(clone.learning_rate_factor(number, len(parts)))
-        num_done += len(part)
-        reporter.advance(num_done, learner.update(_shown(part, learner, config.returns)))
+    with log.open("w", encoding="utf-8") as file:
+        for number, part in enumerate(parts, start=1):
+            learner.scale_learning_rate(clone.learning_rate_factor(number, len(parts)))
+            num_done += len(part)
+            metrics = learner.update(_shown(part, learner, config.returns))
+            file.write(json.dumps({"episodes": num_done, **metrics}) + "\n")
+            file.flush()
+            reporter.advance(num_done, metrics)
     return learner
 
 

@@ -22,8 +22,8 @@ class RunFolder:
     """The files of one run.
 
     `config.toml` (resolved), `model/` (a model that was built for the run), `dequantized/` (the plain weights of one
-    that is learned on in 4 bits), `metrics.jsonl` (one object an update),
-    `checkpoints/update-NNNNNN/`, `trajectories/`, `tensorboard/`, `evaluations.json`, `result.json` and plots.
+    that is learned on in 4 bits), `cloning.jsonl` (one object a part of the demonstrations), `metrics.jsonl` (one
+    object an update), `checkpoints/update-NNNNNN/`, `trajectories/`, `tensorboard/`, `evaluations.json`, `result.json` and plots.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,6 +31,7 @@ class RunFolder:
         self.model = path / "model"
         self.dequantized = path / "dequantized"
         self.metrics = path / "metrics.jsonl"
+        self.cloning = path / "cloning.jsonl"
         self.checkpoints = path / "checkpoints"
         self.trajectories = path / "trajectories"
         self.tensorboard = path / "tensorboard"

@@ -176,7 +176,7 @@ def _first_learner(run: _Run) -> Learner:
     model = prepare_model(run.config, run.folder.model)
     check_engine(model, run.config.backend, run.config.engine)
     _measure_random(run)
-    learner = clone_expert(run.config, model, run.reporter)
+    learner = clone_expert(run.config, model, run.reporter, run.folder.cloning)
     learner.save(run.folder.checkpoint(0))
     return learner
 

@@ -65,6 +65,9 @@ def test_run_leaves_everything_it_promises(finished: Path) -> None:
         "update-000003",
     ]
     assert list((finished / "tensorboard").glob("events*"))
+    (cloned,) = [json.loads(line) for line in (finished / "cloning.jsonl").read_text().splitlines()]
+    assert cloned["episodes"] == 4
+    assert {"clone_loss", "accuracy", "value_loss"} <= set(cloned)
     assert (finished / "learning_curve.png").stat().st_size > 10_000
     assert RunFolder.open(finished).config() == small_config()
     turns = [turn for one in read_trajectories(finished / "trajectories" / "update-000003.jsonl") for turn in one.turns]
