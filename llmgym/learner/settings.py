@@ -22,8 +22,10 @@ class LearnerSettings:
             less memory, and slower. An engine of vLLM then serves the plain weights that they stand for.
         learning_rate: of the model or its adapter, above 0; larger learns faster and less steadily.
         head_learning_rate: of the heads.
-        warmup_updates: updates in which the learning rate of the model rises to its full height, so that the critic
-            learns first; 0 starts at once.
+        critic_updates: updates at the start in which the heads learn and the model does not: a critic that knows an
+            expert's returns has to learn first what the clone's mistakes cost.
+        warmup_updates: updates behind these in which the learning rate of the model rises to its full height; 0 starts
+            at once.
         final_learning_rate: share of the learning rate that is left at the last update, from 0 to 1; it falls evenly.
         weight_decay: at least 0.
         optimizer: "adamw", or "muon", which learns a model's matrices from scratch with fewer samples.
@@ -36,6 +38,7 @@ class LearnerSettings:
     load_in_4bit: bool = False
     learning_rate: float = 3e-4
     head_learning_rate: float = 1e-3
+    critic_updates: int = 0
     warmup_updates: int = 0
     final_learning_rate: float = 1.0
     weight_decay: float = 0.0
@@ -53,8 +56,12 @@ class LearnerSettings:
         >>> settings = LearnerSettings(warmup_updates=2, final_learning_rate=0.5)
         >>> [settings.learning_rate_factor(update, 5) for update in (1, 2, 3, 5)]
         [0.5, 0.875, 0.75, 0.5]
+        >>> [LearnerSettings(critic_updates=2, warmup_updates=2).learning_rate_factor(n, 9) for n in (1, 2, 3, 4)]
+        [0.0, 0.0, 0.5, 1.0]
         """
+        if update <= self.critic_updates:
+            return 0.0
         progress = (update - 1) / max(num_updates - 1, 1)
         decay = 1 - (1 - self.final_learning_rate) * progress
-        warmup = min(1.0, update / self.warmup_updates) if self.warmup_updates else 1.0
+        warmup = min(1.0, (update - self.critic_updates) / self.warmup_updates) if self.warmup_updates else 1.0
         return decay * warmup
