@@ -46,10 +46,7 @@ class CloneSettings:
             shows how to recover, too. What it would have done is learned.
         dataset: a Minari dataset whose episodes are the demonstrations, as `llmgym demos` writes it: its name, or the
             path of its folder. Without, the expert plays.
-        rounds: how often, behind that, the clone plays, and learns at every state it gets into what the expert would
-            have done there (DAgger, https://arxiv.org/abs/1011.0686). "score" and "constrained" only.
-        round_episodes: episodes of a round, gone through once.
-        epochs: how often demonstrations are gone through.
+        epochs: how often they are gone through.
         minibatch_turns: about how many turns a gradient step is taken on.
         learning_rate: of this stage.
         optimizer: of this stage: "adamw", or "muon", with which a model that knows nothing learns from fewer
@@ -63,8 +60,6 @@ class CloneSettings:
     episodes: int = 0
     slips: float = 0.0
     dataset: str | None = None
-    rounds: int = 0
-    round_episodes: int = 200
     epochs: int = 4
     minibatch_turns: int = 64
     learning_rate: float = 1e-3
@@ -153,8 +148,6 @@ class RunConfig:
         _at_least("evaluation.episodes", self.evaluation.episodes, 1)
         _at_least("evaluation.num_envs", self.evaluation.num_envs, 1)
         _at_least("clone.episodes", self.clone.episodes, 0)
-        _at_least("clone.rounds", self.clone.rounds, 0)
-        _at_least("clone.round_episodes", self.clone.round_episodes, 1)
         _check_shares(self)
         if self.acting.temperature <= 0:
             raise ConfigError(
@@ -244,16 +237,7 @@ def _check_4bit(learner: LearnerSettings, engine: EngineSettings, backend: Backe
 
 
 def _check_shares(config: RunConfig) -> None:
-    """Refuse shares that are none, and corrections of what cannot be corrected."""
-    if config.clone.rounds and not config.clone.is_wanted:
-        raise ConfigError(
-            f"Expected demonstrations before clone.rounds={config.clone.rounds}, found none. Set clone.episodes."
-        )
-    if config.clone.rounds and config.acting.how not in ("score", "constrained"):
-        raise ConfigError(
-            f"Expected acting.how to be score or constrained with clone.rounds={config.clone.rounds}, found "
-            f"{config.acting.how}: an expert corrects actions, and no answers. Set clone.rounds=0."
-        )
+    """Refuse shares that are none."""
     if not 0 <= config.clone.slips < 1:
         raise ConfigError(
             f"Expected clone.slips from 0 to below 1, found {config.clone.slips}. It is a share of the steps: set 0.2 "
