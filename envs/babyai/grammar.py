@@ -29,7 +29,7 @@ _RAYS = (range(_AGENT - 1, _AGENT - _SIDE, -1), range(_AGENT - _SIDE, -1, -_SIDE
 class _Grammar:
     """The words of a language. Nouns and colours stand at minigrid's index; the three sides are those of `_RAYS`.
 
-    carry, wall, thing and door are format strings; two_sides joins the places beside and ahead of the agent. The
+    carry, wall, thing and door are format strings (a place stands behind the last two); two_sides joins the places beside and ahead of the agent. The
     first of the articles is the one that the paper always takes; the second stands before a vowel in English, and
     before the nouns of other_gender, with the colours in other_colors, in French.
     """
@@ -62,8 +62,8 @@ _ENGLISH = _Grammar(
     steps="{} steps {}",
     carry="You carry {article} {color} {noun}",
     wall="You see a wall {place}",
-    thing="You see {article} {color} {noun} {place}",
-    door="You see {article} {state} {color} {noun} {place}",
+    thing="You see {article} {color} {noun}",
+    door="You see {article} {state} {color} {noun}",
     two_sides="{} and {}",
 )
 _FRENCH = _Grammar(
@@ -78,8 +78,8 @@ _FRENCH = _Grammar(
     steps="{} pas {}",
     carry="Tu portes {article} {noun} {color}",
     wall="Tu vois un mur à {place}",
-    thing="Tu vois {article} {noun} {color} {place}",
-    door="Tu vois {article} {noun} {color} {state} {place}",
+    thing="Tu vois {article} {noun} {color}",
+    door="Tu vois {article} {noun} {color} {state}",
     two_sides="{} et {}",
 )
 _GRAMMARS = {"english": _ENGLISH, "french": _FRENCH}
@@ -133,21 +133,24 @@ def check_language(language: str) -> None:
 
 
 def fixed_phrases(language: str = "english", *, parity: bool = True) -> tuple[str, ...]:
-    """Return what sentences joined by ", " are made of besides nouns, colours and states: beginnings and places.
+    """Return what sentences joined by ", " are made of: things that are carried or seen, walls, and places.
+
+    A thing and a place are a token each, so that the model has fewer tokens to read, and each means one thing.
 
     >>> phrases = fixed_phrases()
-    >>> phrases[:3], phrases[-1]
-    ((' You carry a', ', You carry a', ' You see a'), ' and 6 steps forward')
+    >>> phrases[:2], phrases[-1]
+    ((' You carry a red key', ', You carry a red key'), ' 3 steps right')
     """
-    grammar = _GRAMMARS[language]
-    articles = grammar.articles[:1] if parity else grammar.articles
-    patterns = (grammar.carry, grammar.thing, grammar.door)
-    starts = dict.fromkeys(text.split(" {")[0] + " " + article for text in patterns for article in articles)
-    reach = (_AGENT % _SIDE, _SIDE // 2, _SIDE // 2)
-    places = [[_place(grammar, side, distance + 1) for distance in range(reach[side])] for side in range(len(reach))]
-    second = [grammar.two_sides.format("", ahead) for ahead in places[0]]
-    alone = [f" {place}" for side in places for place in side]
-    return tuple(dict.fromkeys([joint + start for start in starts for joint in (" ", ", ")] + alone + second))
+    colors = range(len(_ENGLISH.colors))
+    starts = [_carry_sentence(language, parity, kind, color) for kind in sorted(_CARRIED) for color in colors]
+    states = {kind: range(len(_ENGLISH.states)) if kind == _DOOR else (0,) for kind in (_DOOR, *sorted(_CARRIED))}
+    starts += [
+        _thing(language, parity, kind, color, state) for kind in states for color in colors for state in states[kind]
+    ]
+    grammar, reach = _GRAMMARS[language], (_AGENT % _SIDE, _SIDE // 2, _SIDE // 2)
+    starts += [_wall_sentence(language, side, n + 1) for side in range(len(reach)) for n in range(reach[side])]
+    places = [f" {_place_of(grammar, cell)}" for cell in range(_SIDE * _SIDE) if cell != _AGENT]
+    return tuple(dict.fromkeys([joint + start for start in starts for joint in (" ", ", ")] + places))
 
 
 @cache
@@ -168,20 +171,28 @@ def _wall_sentence(language: str, side: int, distance: int) -> str:
 @lru_cache(maxsize=8192)
 def _object_sentence(language: str, parity: bool, cell: int, kind: int, color: int, state: int) -> str:
     _check_symbols(kind, color, state if kind == _DOOR else 0)
+    return f"{_thing(language, parity, kind, color, state)} {_place_of(_GRAMMARS[language], cell)}"
+
+
+def _thing(language: str, parity: bool, kind: int, color: int, state: int) -> str:
+    """Return the part of a sentence that says what is seen."""
     grammar = _GRAMMARS[language]
-    right, ahead = cell // _SIDE - _AGENT // _SIDE, _AGENT % _SIDE - cell % _SIDE
-    places = [_place(grammar, 2 if right > 0 else 1, abs(right))] if right else []
-    places += [_place(grammar, 0, ahead)] if ahead else []
-    place = grammar.two_sides.format(*places) if len(places) == 2 else places[0]
     noun, colors, article = grammar.nouns[kind], grammar.colors, grammar.articles[0]
     if not parity and noun in grammar.other_gender:
         colors, article = grammar.other_colors, grammar.articles[1]
     if kind != _DOOR:
-        return grammar.thing.format(article=article, noun=noun, color=colors[color], place=place)
+        return grammar.thing.format(article=article, noun=noun, color=colors[color])
     if not parity and grammar is _ENGLISH and grammar.states[state] == "open":
         article = grammar.articles[1]
-    state_word = grammar.states[state]
-    return grammar.door.format(article=article, state=state_word, noun=noun, color=colors[color], place=place)
+    return grammar.door.format(article=article, state=grammar.states[state], noun=noun, color=colors[color])
+
+
+def _place_of(grammar: _Grammar, cell: int) -> str:
+    """Return the part of a sentence that says where it is seen: beside the agent, then ahead."""
+    right, ahead = cell // _SIDE - _AGENT // _SIDE, _AGENT % _SIDE - cell % _SIDE
+    places = [_place(grammar, 2 if right > 0 else 1, abs(right))] if right else []
+    places += [_place(grammar, 0, ahead)] if ahead else []
+    return grammar.two_sides.format(*places) if len(places) == 2 else places[0]
 
 
 def _place(grammar: _Grammar, side: int, distance: int) -> str:

@@ -18,12 +18,7 @@ from llmgym.learner.evaluation import checked_policy
 from llmgym.learner.folder import whole_folder
 from llmgym.learner.heads import HeadSpec, ValueHead
 from llmgym.learner.lora import LoraSettings
-from llmgym.learner.optimizer import (
-    build_optimizer,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    set_model_rate,
-)
+from llmgym.learner.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors, set_model_rate
 from llmgym.learner.policy import Policy, load_model, load_tokenizer
 from llmgym.learner.row import Row
 from llmgym.learner.settings import OptimizerName
@@ -115,7 +110,7 @@ class Learner:
         self.canary = random_canary(self.policy.vocab_size, max_tokens=min(80, self.policy.max_positions))
         self._rng = np.random.default_rng(seed)
         self._publisher = AdapterPublisher()
-        self._optimizer = self._new_optimizer()
+        self._optimizer = build_optimizer(self.policy, self._settings)
 
     @property
     def algorithm(self) -> Algorithm:
@@ -137,12 +132,7 @@ class Learner:
         return load_tokenizer(self._settings.source)
 
     def set_algorithm(
-        self,
-        algorithm: Algorithm,
-        *,
-        learning_rate: float | None = None,
-        head_learning_rate: float | None = None,
-        optimizer: OptimizerName | None = None,
+        self, algorithm: Algorithm, *, learning_rate: float | None = None, optimizer: OptimizerName | None = None
     ) -> None:
         """Learn with another algorithm from now on, on the same weights, with a fresh optimizer.
 
@@ -151,7 +141,6 @@ class Learner:
         Args:
             algorithm: the loss and how often to take it.
             learning_rate: of the model; as before if None.
-            head_learning_rate: of the heads; as before if None.
             optimizer: which; as before if None.
         """
         before = self._settings
@@ -159,11 +148,10 @@ class Learner:
             before,
             algorithm=algorithm,
             learning_rate=before.learning_rate if learning_rate is None else learning_rate,
-            head_learning_rate=before.head_learning_rate if head_learning_rate is None else head_learning_rate,
             optimizer=optimizer or before.optimizer,
         )
         if self._settings != before:
-            self._optimizer = self._new_optimizer()
+            self._optimizer = build_optimizer(self.policy, self._settings)
 
     def scale_learning_rate(self, factor: float) -> None:
         """Take the next steps at the model's learning rate times a factor, 0 or more: for warm-up and decay."""
@@ -305,17 +293,6 @@ class Learner:
     def close(self) -> None:
         """Remove the folder that the last adapter was published in; a second call does nothing."""
         self._publisher.close()
-
-    def _new_optimizer(self) -> torch.optim.AdamW:
-        """Make a fresh optimizer from the settings."""
-        settings = self._settings
-        return build_optimizer(
-            self.policy,
-            settings.learning_rate,
-            settings.head_learning_rate,
-            weight_decay=settings.weight_decay,
-            optimizer=settings.optimizer,
-        )
 
     def _rows(self, turns: Sequence[Turn]) -> list[Row]:
         """Pack turns with their candidates, as actions are drawn among them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from llmgym.learner.policy import Policy
 from llmgym.learner.settings import OptimizerName
 
 __all__ = [
+    "OptimizerSettings",
     "build_optimizer",
     "learned_parameters",
     "load_optimizer_tensors",
@@ -23,6 +24,26 @@ __all__ = [
 ]
 
 
+class OptimizerSettings(Protocol):
+    """What an optimizer is made from; see `Learner`."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the model's weights or of its adapter."""
+
+    @property
+    def head_learning_rate(self) -> float:
+        """Of the heads."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Of parameters of two axes and more."""
+
+    @property
+    def optimizer(self) -> OptimizerName:
+        """Which."""
+
+
 def learned_parameters(policy: Policy) -> dict[str, nn.Parameter]:
     """Return all parameters that are learned, by name: "model." or "heads.", and the parameter's own."""
     named = {f"model.{name}": parameter for name, parameter in policy.model_parameters()}
@@ -30,14 +51,7 @@ def learned_parameters(policy: Policy) -> dict[str, nn.Parameter]:
     return named
 
 
-def build_optimizer(
-    policy: Policy,
-    learning_rate: float,
-    head_learning_rate: float,
-    *,
-    weight_decay: float,
-    optimizer: OptimizerName = "adamw",
-) -> torch.optim.AdamW:
+def build_optimizer(policy: Policy, settings: OptimizerSettings) -> torch.optim.AdamW:
     """Make AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101) with a rate for the heads.
 
     Biases and norms (parameters of fewer than two axes) do not decay. With "muon", the matrices between a model's
@@ -46,14 +60,15 @@ def build_optimizer(
     Raises:
         LearnerError: a rate or the decay is below 0, nothing is learned, or there is no such optimizer.
     """
-    if optimizer not in get_args(OptimizerName):
+    names = get_args(OptimizerName)
+    if settings.optimizer not in names:
         raise LearnerError(
-            f"Expected an optimizer among {', '.join(get_args(OptimizerName))}, got {optimizer!r}. Take one of them."
+            f"Expected an optimizer among {', '.join(names)}, got {settings.optimizer!r}. Take one of them."
         )
-    if min(learning_rate, head_learning_rate, weight_decay) < 0:
+    if min(settings.learning_rate, settings.head_learning_rate, settings.weight_decay) < 0:
         raise LearnerError(
-            f"Expected rates and decay of at least 0, got learning_rate={learning_rate}, head_learning_rate="
-            f"{head_learning_rate} and weight_decay={weight_decay}. Change them."
+            f"Expected rates and decay of at least 0, got learning_rate={settings.learning_rate}, head_learning_rate="
+            f"{settings.head_learning_rate} and weight_decay={settings.weight_decay}. Change them."
         )
     named = learned_parameters(policy)
     if not named:
@@ -64,12 +79,12 @@ def build_optimizer(
     for name, parameter in named.items():
         part, decays = name[: name.index(".") + 1], parameter.ndim >= 2
         is_inner = part == "model." and parameter.ndim == 2 and id(parameter) not in embeddings
-        is_muon = optimizer == "muon" and is_inner
+        is_muon = settings.optimizer == "muon" and is_inner
         group = groups.setdefault((part, decays, is_muon), {"params": [], "part": part, "is_muon": is_muon})
-        group["lr"] = learning_rate if part == "model." else head_learning_rate
-        group["weight_decay"] = weight_decay if decays else 0.0
+        group["lr"] = settings.learning_rate if part == "model." else settings.head_learning_rate
+        group["weight_decay"] = settings.weight_decay if decays else 0.0
         group["params"].append(parameter)
-    make = AdamWithMuon if optimizer == "muon" else torch.optim.AdamW
+    make = AdamWithMuon if settings.optimizer == "muon" else torch.optim.AdamW
     return make(list(groups.values()), fused=True)
 
 

@@ -1,0 +1,49 @@
+"""The language of an environment, and the tokenizer that is made from it."""
+
+import pytest
+
+from llmgym.learner.tiny import build_tokenizer
+from llmgym.run.language import sample_language
+from llmgym.run.venv import make_env
+
+
+@pytest.fixture(scope="module")
+def babyai_language() -> tuple[list[str], list[str]]:
+    return sample_language("llmgym/BabyAI-GoToLocalS6N2-v0", {}, seed=0)
+
+
+def test_texts_are_prompts_and_phrases_hold_the_actions(babyai_language: tuple[list[str], list[str]]) -> None:
+    texts, phrases = babyai_language
+    assert any("\nGoal: go to the " in text and text.endswith("\nAction:") for text in texts)
+    assert set(phrases) > {" turn left", " toggle", "\nObservation:", "\nAction:"}
+
+
+def test_what_is_seen_is_one_token_and_where_another(babyai_language: tuple[list[str], list[str]]) -> None:
+    tokenizer = build_tokenizer(*babyai_language, vocab_size=1000)
+    text = "\nObservation: You see a wall 2 steps forward, You see a red ball 1 step left and 3 steps forward\nAction:"
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert [tokenizer.decode([one]) for one in ids] == [
+        "\nObservation:",
+        " You see a wall 2 steps forward",
+        ", You see a red ball",
+        " 1 step left and 3 steps forward",
+        "\nAction:",
+    ]
+
+
+def test_what_an_environment_says_is_made_of_its_phrases(babyai_language: tuple[list[str], list[str]]) -> None:
+    tokenizer = build_tokenizer(*babyai_language, vocab_size=1000)
+    env = make_env("llmgym/BabyAI-MixedTrainLocal-v0", {"kind": "open"})
+    for seed in range(20):
+        observation, info = env.reset(seed=seed)
+        # A sentence about an object is what and where; one about a wall is all in one.
+        expected = sum(1 if "wall" in sentence else 2 for sentence in info["descriptions"])
+        ids = tokenizer.encode(" " + observation["text"], add_special_tokens=False)
+        assert len(ids) == expected, observation["text"]
+    env.close()
+
+
+def test_unknown_words_are_still_written(babyai_language: tuple[list[str], list[str]]) -> None:
+    tokenizer = build_tokenizer(*babyai_language, vocab_size=1000)
+    text = "\nObservation: You see a crimson dax 1 step left"
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
