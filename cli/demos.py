@@ -36,13 +36,7 @@ def demos(
         typer.Option(min=0.0, help="Of a policy's actions.", show_default="the run's own"),
     ] = None,
     slips: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            max=0.99,
-            help="Share of the steps in which the expert's hand slips and any action is taken, so that it shows how "
-            "to recover; its advice is noted.",
-        ),
+        float, typer.Option(min=0.0, max=0.99, help="Share of the steps in which the expert does anything instead.")
     ] = 0.0,
     name: Annotated[
         str | None, typer.Option(metavar="NAMESPACE/NAME-v0", help="Of the dataset.", show_default="llmgym/ENV/WHO-v0")

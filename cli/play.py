@@ -29,7 +29,10 @@ MAX_ACTIONS = 10
 def play(
     policy: Annotated[
         str,
-        typer.Argument(metavar="RUN_OR_MODEL", help='A run folder, a model folder, a hub id, "smollm2" or "random".'),
+        typer.Argument(
+            metavar="RUN_OR_MODEL",
+            help='A run folder or one of its checkpoints, a model folder, a hub id, "smollm2" or "random".',
+        ),
     ],
     env: Annotated[str | None, typer.Option(metavar="ID", help="Environment.", show_default="the run's own")] = None,
     env_set: EnvSettings = None,

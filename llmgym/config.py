@@ -46,7 +46,12 @@ class CloneSettings:
             shows how to recover, too. What it would have done is learned.
         dataset: a Minari dataset whose episodes are the demonstrations, as `llmgym demos` writes it: its name, or the
             path of its folder. Without, the expert plays.
-        epochs: how often they are gone through.
+        rounds: how often, behind that, the clone plays, and learns at every state it gets into what the expert would
+            have done there (DAgger, https://arxiv.org/abs/1011.0686). "score" and "constrained" only.
+        round_episodes: episodes of a round, gone through once.
+        own_turns: most turns that the clone has in such an episode; from 1 to these many are drawn, and the expert
+            plays on.
+        epochs: how often demonstrations are gone through.
         minibatch_turns: about how many turns a gradient step is taken on.
         learning_rate: of this stage.
         optimizer: of this stage: "adamw", or "muon", with which a model that knows nothing learns from fewer
@@ -60,6 +65,9 @@ class CloneSettings:
     episodes: int = 0
     slips: float = 0.0
     dataset: str | None = None
+    rounds: int = 0
+    round_episodes: int = 500
+    own_turns: int = 32
     epochs: int = 4
     minibatch_turns: int = 64
     learning_rate: float = 1e-3
@@ -148,6 +156,9 @@ class RunConfig:
         _at_least("evaluation.episodes", self.evaluation.episodes, 1)
         _at_least("evaluation.num_envs", self.evaluation.num_envs, 1)
         _at_least("clone.episodes", self.clone.episodes, 0)
+        _at_least("clone.rounds", self.clone.rounds, 0)
+        _at_least("clone.round_episodes", self.clone.round_episodes, 1)
+        _at_least("clone.own_turns", self.clone.own_turns, 1)
         _check_shares(self)
         if self.acting.temperature <= 0:
             raise ConfigError(
@@ -237,7 +248,16 @@ def _check_4bit(learner: LearnerSettings, engine: EngineSettings, backend: Backe
 
 
 def _check_shares(config: RunConfig) -> None:
-    """Refuse shares that are none."""
+    """Refuse shares that are none, and corrections of what cannot be corrected."""
+    if config.clone.rounds and not config.clone.is_wanted:
+        raise ConfigError(
+            f"Expected demonstrations before clone.rounds={config.clone.rounds}, found none. Set clone.episodes."
+        )
+    if config.clone.rounds and config.acting.how not in ("score", "constrained"):
+        raise ConfigError(
+            f"Expected acting.how to be score or constrained with clone.rounds={config.clone.rounds}, found "
+            f"{config.acting.how}: an expert corrects actions, and no answers. Set clone.rounds=0."
+        )
     if not 0 <= config.clone.slips < 1:
         raise ConfigError(
             f"Expected clone.slips from 0 to below 1, found {config.clone.slips}. It is a share of the steps: set 0.2 "

@@ -29,9 +29,9 @@ _RAYS = (range(_AGENT - 1, _AGENT - _SIDE, -1), range(_AGENT - _SIDE, -1, -_SIDE
 class _Grammar:
     """The words of a language. Nouns and colours stand at minigrid's index; the three sides are those of `_RAYS`.
 
-    carry, wall, thing and door are format strings (a place stands behind the last two); two_sides joins the places beside and ahead of the agent. The
-    first of the articles is the one that the paper always takes; the second stands before a vowel in English, and
-    before the nouns of other_gender, with the colours in other_colors, in French.
+    carry, wall, thing and door are format strings (a place stands behind the last two); two_sides joins the places
+    beside and ahead of the agent. The first of the articles is the one that the paper always takes; the second stands
+    before a vowel in English, and before the nouns of other_gender, with the colours in other_colors, in French.
     """
 
     nouns: tuple[str, ...]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from llmgym.algorithms import PPO, Algorithm
 from llmgym.learner import inference

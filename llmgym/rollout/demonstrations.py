@@ -16,7 +16,7 @@ from llmgym.text.histories import History
 from llmgym.text.prompt import PromptSettings, make_prompt
 from llmgym.types import Acting, Choice, FloatArray, TokenIds, Tokenizer, Trajectory, Turn
 
-__all__ = ["ADVISED", "Expert", "Speaker", "demonstrate", "retell"]
+__all__ = ["ADVISED", "Advice", "Expert", "Speaker", "demonstrate", "retell"]
 
 ADVISED = "advised_action"
 """Name of the infos of an episode that hold what the expert would have done, where something else was done at times."""
@@ -43,6 +43,40 @@ class Expert:
     name: str
     begin: Callable[[gym.Env[Any, Any]], Callable[..., int]]
     is_optimal: bool = False
+
+
+class Advice:
+    """What an expert advises in one episode, step by step, whatever is done."""
+
+    def __init__(self, expert: Expert, env: gym.Env[Any, Any]) -> None:
+        """Let an expert look at an environment that was just reset.
+
+        Raises:
+            EnvError: it gives up.
+        """
+        self._act = expert.begin(env)
+        self._actions: list[int] = []
+        self._done_instead: tuple[int, ...] = ()
+
+    def ask(self) -> int:
+        """Return what the expert would do now; to be asked once before every step.
+
+        Raises:
+            EnvError: it gives up.
+        """
+        self._actions.append(self._act(*self._done_instead))
+        self._done_instead = ()
+        return self._actions[-1]
+
+    def note(self, action: int) -> None:
+        """Note what is done instead."""
+        if action != self._actions[-1]:
+            self._done_instead = (action,)
+
+    def beside(self, episode: Episode) -> Episode:
+        """Return an episode with the advice on each of its steps."""
+        # Nothing is advised for the observation after the last step.
+        return replace(episode, infos={**episode.infos, ADVISED: np.array([*self._actions[: episode.num_steps], -1])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +182,11 @@ def retell(episodes: Iterable[Episode], speaker: Speaker) -> Iterator[Trajectory
                 terminated=terminated,
                 truncated=bool(episode.truncations[step]),
             )
-            turns.append(make_turn(history.prompt_ids, speaker.say(history, int(advised[step])), outcome))
+            done = speaker.say(history, action)
+            told = done if advised[step] == action else speaker.say(history, int(advised[step]))
+            turns.append(make_turn(history.prompt_ids, told, outcome))
             if not terminated:
-                history.extend(speaker.say(history, action), outcome.text, outcome.actions)
+                history.extend(done, outcome.text, outcome.actions)
         final = None if turns[-1].terminated else history.prompt_ids
         yield Trajectory(tuple(turns), final, 0, episode.seed)
 
@@ -160,25 +196,18 @@ def _play(recorder: Recorder, expert: Expert, seed: int, slips: float) -> Episod
     _, info = recorder.reset(seed=seed)
     takes_text, is_over = not hasattr(recorder.action_space, "n"), False
     rng = np.random.default_rng([seed, _SLIPS_STREAM])
-    act = None
-    done_instead: tuple[int, ...] = ()
-    advised: list[int] = []
+    advice = None
     while not is_over:
         try:
-            act = act or expert.begin(recorder)
-            index = act(*done_instead)
+            advice = advice or Advice(expert, recorder)
+            index = advice.ask()
         except EnvError as failure:
             return failure
-        advised.append(index)
-        done_instead = ()
         if slips and rng.random() < slips:
             index = int(rng.integers(len(info["actions"])))
-            done_instead = (index,)
+            advice.note(index)
         action = info["actions"][index] if takes_text else index
         _, _, terminated, truncated, info = recorder.step(action)
         is_over = terminated or truncated
     episode = recorder.take()
-    if not slips:
-        return episode
-    # Nothing is advised for the observation after the last step.
-    return replace(episode, infos={**episode.infos, ADVISED: np.array([*advised, -1])})
+    return advice.beside(episode) if slips and advice else episode

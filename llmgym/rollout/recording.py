@@ -101,6 +101,15 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
             self._now = None
         return observation, reward, terminated, truncated, info
 
+    def cut(self) -> Episode | None:
+        """End the episode here, as if a limit had ended it with its last step; None where no step was taken."""
+        tape, self._now = self._now, None
+        if tape is None or not tape.actions:
+            return None
+        reward, terminated, _ = tape.outcomes[-1]
+        tape.outcomes[-1] = (reward, terminated, True)
+        return tape.episode()
+
     def take(self) -> Episode:
         """Hand out the oldest episode that is over; every episode once.
 

@@ -33,7 +33,15 @@ from llmgym.types import Batch, FloatArray, Trajectory
 if TYPE_CHECKING:
     from llmgym.learner import Learner
 
-__all__ = ["check_demonstrations", "clone_expert", "demonstration_seeds", "env_spec", "find_expert"]
+__all__ = [
+    "check_demonstrations",
+    "clone_expert",
+    "demonstration_seeds",
+    "env_spec",
+    "expert_speaker",
+    "find_expert",
+    "shown_batch",
+]
 
 DEMONSTRATION_STREAM = 2**31
 """Names the seeds of demonstrations, apart from those of collected episodes."""
@@ -80,17 +88,17 @@ def clone_expert(config: RunConfig, model: str, reporter: Reporter, log: Path) -
     num_done = 0
     with log.open("w", encoding="utf-8") as file:
         for number, part in enumerate(parts, start=1):
-            learner.scale_learning_rate(clone.learning_rate_factor(number, len(parts)))
+            learner.scale_learning_rate(clone.learning_rate_factor(number, len(parts) + clone.rounds))
             num_done += len(part)
-            metrics = learner.update(_shown(part, learner, config.returns))
+            metrics = learner.update(shown_batch(part, learner, config.returns))
             file.write(json.dumps({"episodes": num_done, **metrics}) + "\n")
             file.flush()
             reporter.advance(num_done, metrics)
     return learner
 
 
-def _shown(trajectories: Sequence[Trajectory], learner: Learner, settings: ReturnSettings) -> Batch:
-    """Return demonstrations as a batch whose returns are what the expert got, discounted, and no estimate of it.
+def shown_batch(trajectories: Sequence[Trajectory], learner: Learner, settings: ReturnSettings) -> Batch:
+    """Return demonstrations as a batch whose returns are what was got, discounted, and no estimate of it.
 
     Only where an episode was cut off does what would have followed have to be estimated.
     """
@@ -140,11 +148,17 @@ def check_demonstrations(config: RunConfig) -> None:
                 f"Expected a dataset of {wanted.id} {wanted.kwargs} to clone, found one of {found.id} {found.kwargs} "
                 f"in {clone.dataset}. Set env and env_settings to these, or clone.dataset to another."
             )
-    elif clone.episodes and find_expert(config.env, config.env_settings) is None:
+    needs_expert = clone.rounds > 0 or (clone.episodes > 0 and clone.dataset is None)
+    if needs_expert and find_expert(config.env, config.env_settings) is None:
         raise ConfigError(
             f"Expected an environment with an expert to clone, found {config.env!r}, which has none. "
-            "Set clone.episodes=0, or clone.dataset to demonstrations."
+            "Set clone.episodes=0 and clone.rounds=0, or clone.dataset to demonstrations."
         )
+
+
+def expert_speaker(config: RunConfig, learner: Learner) -> Speaker:
+    """Return who tells an expert's episodes as the learner would have."""
+    return Speaker(learner.tokenizer, config.prompt, config.acting, learner.max_context_tokens)
 
 
 def demonstration_seeds(seed: int) -> Iterator[int]:
@@ -162,9 +176,8 @@ def env_spec(env_id: str, env_settings: Mapping[str, Any]) -> EnvSpec:
 def _demonstrations(config: RunConfig, learner: Learner, reporter: Reporter) -> list[Trajectory]:
     """Return demonstrations as the learner would have told them."""
     reporter.stage("demonstrations", config.clone.episodes or None, "episodes")
-    speaker = Speaker(learner.tokenizer, config.prompt, config.acting, learner.max_context_tokens)
     trajectories: list[Trajectory] = []
-    for trajectory in retell(_episodes(config), speaker):
+    for trajectory in retell(_episodes(config), expert_speaker(config, learner)):
         trajectories.append(trajectory)
         reporter.advance(len(trajectories), {"return": sum(turn.reward for turn in trajectory.turns)})
     return trajectories

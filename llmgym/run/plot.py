@@ -17,7 +17,7 @@ __all__ = ["plot_learning_curve", "plot_runs"]
 
 Curve = npt.NDArray[np.float64]
 
-COLORS = {"random": "#8c8c8c", "clone": "#d08a2e", "trained": "#2a7f62"}
+COLORS = {"random": "#8c8c8c", "clone": "#d08a2e", "corrected": "#4a6fa5", "trained": "#2a7f62"}
 SMOOTHING_UPDATES = 5
 
 

@@ -17,7 +17,7 @@ class EvalRow:
     """One measured policy.
 
     Attributes:
-        name: of the policy: "random", "clone", "trained", or what was asked for.
+        name: of the policy: "random", "clone", "corrected", "trained", or what was asked for.
         success: share of episodes with a return above 0.
         low: lower end of the 95 % Wilson interval of `success`.
         high: upper end of it.

@@ -23,6 +23,7 @@ from llmgym.rollout.store import write_trajectories
 from llmgym.run.agents import RANDOM, RandomAgent
 from llmgym.run.clone import check_demonstrations, clone_expert
 from llmgym.run.collecting import open_collector
+from llmgym.run.correcting import correct_clone
 from llmgym.run.folder import RunFolder, write_whole
 from llmgym.run.measure import measure_agent, measure_engine
 from llmgym.run.metrics import MetricsLog, RunningEpisodes, unparsed_share
@@ -35,6 +36,9 @@ from llmgym.run.venv import check_env_id
 from llmgym.types import Engine
 
 __all__ = ["train"]
+
+STAGES = ("random", "clone", "corrected", "trained")
+"""Policies that a run measures, in order."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +70,39 @@ def train(
         run = _open(config, Path(run_dir), reporter, resume)
         num_done, checkpoint = run.folder.newest_checkpoint() if resume else (0, None)
         learner = _first_learner(run) if checkpoint is None else Learner.load(checkpoint)
-        learner.set_algorithm(
-            run.config.ppo,
-            learning_rate=run.config.learner.learning_rate,
-            optimizer=run.config.learner.optimizer,
-        )
         rows = run.folder.forget_after(num_done)
         seconds_before = rows[-1]["seconds"] if rows else 0.0
         with closing(learner), _load_engine(run) as engine:
             learner.publish(engine, version=learner.version)
             if run.config.clone.is_wanted and "clone" not in run.folder.read_evaluations():
                 _measure(run, "clone", engine)
+            if run.config.clone.rounds and num_done == 0:
+                _correct(run, learner, engine)
+            learner.set_algorithm(
+                run.config.ppo,
+                learning_rate=run.config.learner.learning_rate,
+                optimizer=run.config.learner.optimizer,
+            )
             _reinforce(run, learner, engine, num_done, started - seconds_before)
-            _measure(run, "trained", engine)
+            _measure_trained(run, engine)
         return _conclude(run, seconds_before + time.monotonic() - started)
     finally:
         reporter.close()
+
+
+def _correct(run: _Run, learner: Learner, engine: Engine) -> None:
+    """Let the expert correct the clone, and measure what comes of it; what an interrupted run has done stays done."""
+    folder = run.folder
+    correct_clone(
+        run.config,
+        learner,
+        engine,
+        run.reporter,
+        log=folder.cloning,
+        save=lambda: learner.save(folder.checkpoint(0)),
+    )
+    if "corrected" not in folder.read_evaluations():
+        _measure(run, "corrected", engine)
 
 
 def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, started: float) -> None:
@@ -221,6 +242,16 @@ def _measure(run: _Run, name: str, engine: Engine) -> None:
     run.folder.write_evaluation(name, asdict(measured))
 
 
+def _measure_trained(run: _Run, engine: Engine) -> None:
+    """Evaluate what came of it all; without an update since the last measurement, that one counts."""
+    measured = run.folder.read_evaluations()
+    before = [measured[name] for name in ("clone", "corrected") if name in measured]
+    if run.config.updates == 0 and before:
+        run.folder.write_evaluation("trained", before[-1])
+    else:
+        _measure(run, "trained", engine)
+
+
 def _conclude(run: _Run, seconds: float) -> TrainResult:
     """Write result.json and the learning curve."""
     config, folder = run.config, run.folder
@@ -236,5 +267,5 @@ def _conclude(run: _Run, seconds: float) -> TrainResult:
     write_whole(folder.result, json.dumps(result, indent=2) + "\n")
     title = f"{config.env}, seed {config.seed}"
     plot_learning_curve(folder.learning_curve, folder.read_metrics(), evaluations, title)
-    rows = tuple(eval_row(name, evaluations[name]) for name in ("random", "clone", "trained") if name in evaluations)
+    rows = tuple(eval_row(name, evaluations[name]) for name in STAGES if name in evaluations)
     return TrainResult(rows, folder.path, seconds)

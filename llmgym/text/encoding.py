@@ -16,8 +16,9 @@ Encode = Callable[[str], list[int]]
 def text_encoder(tokenizer: Tokenizer) -> Encode:
     """Return what `tokenizer.encode(text, add_special_tokens=False)` does, for a prompt's many short texts.
 
-    Where the tokenizer is transformers' own around the tokenizers library, that library is called by itself: more
-    than half of the time goes into the wrapper (28 of 65 us a turn's text are the library's own). Other tokenizers are called as they are.
+    Where the tokenizer is transformers' own around the tokenizers library, that library is called by itself: more than
+    half of the time goes into the wrapper (28 of 65 us a turn's text are the library's own). Other tokenizers are
+    called as they are.
     """
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not _is_stock(tokenizer):
