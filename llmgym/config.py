@@ -9,12 +9,12 @@ from typing import Any
 
 from llmgym.algorithms import PPO
 from llmgym.engine import Backend, EngineSettings
-from llmgym.errors import ConfigError
+from llmgym.errors import ConfigError, PromptError
 from llmgym.learner.settings import LearnerSettings, OptimizerName
 from llmgym.learner.tiny import TinySettings
 from llmgym.rollout.batch import ReturnSettings
 from llmgym.settings import apply_overrides, from_dict, read_toml
-from llmgym.text.prompt import PromptSettings
+from llmgym.text.prompt import PromptSettings, check_prompt
 from llmgym.types import Acting
 
 __all__ = ["CloneSettings", "CollectSettings", "EvalConfig", "EvaluationSettings", "RunConfig", "load_config"]
@@ -42,6 +42,8 @@ class CloneSettings:
 
     Attributes:
         episodes: demonstrations to learn from. 0 leaves the stage out, or, where a dataset is named, takes all of its.
+        first_episodes: demonstrations of `first_env_settings` that are shown before these: easier ones, for example.
+        first_env_settings: keyword arguments of the environment in them, which count before the run's own.
         slips: share of the steps, from 0 to below 1, in which the expert's hand slips and any action is taken: so it
             shows how to recover, too. What it would have done is learned.
         dataset: a Minari dataset whose episodes are the demonstrations, as `llmgym demos` writes it: its name, or the
@@ -63,6 +65,8 @@ class CloneSettings:
     """
 
     episodes: int = 0
+    first_episodes: int = 0
+    first_env_settings: dict[str, Any] = field(default_factory=dict)
     slips: float = 0.0
     dataset: str | None = None
     rounds: int = 0
@@ -88,7 +92,7 @@ class CloneSettings:
     @property
     def is_wanted(self) -> bool:
         """Whether there is anything to clone."""
-        return self.episodes > 0 or self.dataset is not None
+        return self.episodes > 0 or self.first_episodes > 0 or self.dataset is not None
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,7 @@ class RunConfig:
         _at_least("evaluation.episodes", self.evaluation.episodes, 1)
         _at_least("evaluation.num_envs", self.evaluation.num_envs, 1)
         _at_least("clone.episodes", self.clone.episodes, 0)
+        _at_least("clone.first_episodes", self.clone.first_episodes, 0)
         _at_least("clone.rounds", self.clone.rounds, 0)
         _at_least("clone.round_episodes", self.clone.round_episodes, 1)
         _at_least("clone.own_turns", self.clone.own_turns, 1)
@@ -184,6 +189,10 @@ class RunConfig:
                 f"{self.engine.max_lora_rank}. Set engine.max_lora_rank={lora.rank}."
             )
         _check_4bit(self.learner, self.engine, self.backend)
+        try:
+            check_prompt(self.prompt, self.acting.how)
+        except PromptError as problem:
+            raise ConfigError(str(problem)) from None
 
 
 @dataclass(frozen=True)

@@ -133,24 +133,38 @@ def check_language(language: str) -> None:
 
 
 def fixed_phrases(language: str = "english", *, parity: bool = True) -> tuple[str, ...]:
-    """Return what sentences joined by ", " are made of: things that are carried or seen, walls, and places.
+    """Return what sentences joined by ", " are made of, in phrases that mean one thing each.
 
-    A thing and a place are a token each, so that the model has fewer tokens to read, and each means one thing.
+    A thing is a phrase of its own, the same in a mission and in every observation: a model finds what it is told by a
+    token that comes again. Behind a place, the phrase goes on to where the next sentence names its thing.
 
     >>> phrases = fixed_phrases()
-    >>> phrases[:2], phrases[-1]
-    ((' You carry a red key', ', You carry a red key'), ' 3 steps right')
+    >>> phrases[:2], phrases[4], phrases[-2:]
+    ((' You carry a', ', You carry a'), ' red door', (' 3 steps right', ' 3 steps right, You see a'))
     """
-    colors = range(len(_ENGLISH.colors))
-    starts = [_carry_sentence(language, parity, kind, color) for kind in sorted(_CARRIED) for color in colors]
-    states = {kind: range(len(_ENGLISH.states)) if kind == _DOOR else (0,) for kind in (_DOOR, *sorted(_CARRIED))}
-    starts += [
-        _thing(language, parity, kind, color, state) for kind in states for color in colors for state in states[kind]
-    ]
     grammar, reach = _GRAMMARS[language], (_AGENT % _SIDE, _SIDE // 2, _SIDE // 2)
-    starts += [_wall_sentence(language, side, n + 1) for side in range(len(reach)) for n in range(reach[side])]
-    places = [f" {_place_of(grammar, cell)}" for cell in range(_SIDE * _SIDE) if cell != _AGENT]
-    return tuple(dict.fromkeys([joint + start for start in starts for joint in (" ", ", ")] + places))
+    articles = grammar.articles[:1] if parity else grammar.articles
+    wall, wall_words = grammar.wall.split(f" {grammar.nouns[_WALL]}")
+    (carry, carried_words), (see, seen_words) = (text.split("{article}") for text in (grammar.carry, grammar.thing))
+    seen = list(dict.fromkeys([*(see + article for article in articles), wall]))
+    starts = [*(carry + article for article in articles), *seen]
+    goes_on = ("", *(f", {start}" for start in seen))
+    carried = _ENGLISH if parity else grammar
+    things = [
+        words.format(color=color, noun=names.nouns[kind])
+        for kind in (_DOOR, *sorted(_CARRIED))
+        for words, names in ((seen_words, grammar), (carried_words, carried))
+        for color in names.colors
+    ]
+    places = [
+        f" {grammar.nouns[_WALL]}" + wall_words.format(place=_place(grammar, side, distance + 1))
+        for side in range(len(reach))
+        for distance in range(reach[side])
+    ]
+    places += [f" {_place_of(grammar, cell)}" for cell in range(_SIDE * _SIDE) if cell != _AGENT]
+    phrases = [joint + start for start in starts for joint in (" ", ", ")] + things
+    phrases += [f" {state}" for state in grammar.states]
+    return tuple(dict.fromkeys(phrases + [place + end for place in places for end in goes_on]))
 
 
 @cache

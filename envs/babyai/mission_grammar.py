@@ -9,7 +9,7 @@ from functools import lru_cache
 from llmgym.envs.babyai.grammar import check_language
 from llmgym.errors import EnvError
 
-__all__ = ["translate_mission"]
+__all__ = ["mission_phrases", "translate_mission"]
 
 _ARTICLES = {"the": "la", "a": "une"}
 _NOUNS = {"key": "clef", "ball": "balle", "box": "boîte", "door": "porte", "object": "chose"}
@@ -42,6 +42,24 @@ def _choice(words: Mapping[str, object]) -> str:
 
 _THING = re.compile(rf"({_choice(_ARTICLES)}) (?:({_choice(_COLORS)}) )?({_choice(_NOUNS)})(?: ({_choice(_PLACES)}))?")
 _CLAUSE = re.compile(rf"({_choice(_VERBS)}) ({_THING.pattern})(?: next to ({_THING.pattern}))?")
+
+
+def mission_phrases(language: str = "english") -> tuple[str, ...]:
+    """Return what missions say around their things: verbs with articles, and what joins instructions.
+
+    >>> mission_phrases()[:2]
+    (' go to the', ' go to a')
+
+    Raises:
+        EnvError: there is no such language.
+    """
+    check_language(language)
+    if language == "english":
+        verbs, articles, joints = [*_VERBS, "next to"], [*_ARTICLES], (", then", " after you", " and")
+    else:
+        verbs = [verb for both in _VERBS.values() for verb in both] + ["à côté de"]
+        articles, joints = [*_ARTICLES.values()], (", puis", " après", " et")
+    return (*(f" {verb} {article}" for verb in verbs for article in articles), *joints)
 
 
 @lru_cache(maxsize=4096)

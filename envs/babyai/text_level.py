@@ -15,7 +15,7 @@ from minigrid.envs.babyai.core.roomgrid_level import RejectSampling, RoomGridLev
 
 from llmgym.envs.babyai.batch_view import SIDE
 from llmgym.envs.babyai.grammar import check_language, describe, fixed_phrases
-from llmgym.envs.babyai.mission_grammar import translate_mission
+from llmgym.envs.babyai.mission_grammar import mission_phrases, translate_mission
 from llmgym.envs.babyai.mixed_level import MixedLevel
 from llmgym.envs.babyai.reachability import check_objs_reachable
 from llmgym.errors import EnvError
@@ -104,11 +104,11 @@ class TextLevel(gymnasium.Wrapper[Any, Any, Any, Any]):
                 f"Expected a BabyAI level of minigrid, got {level}. Wrap other environments in llmgym.text.TextEnv."
             )
         super().__init__(level)
-        self.phrases = fixed_phrases(language, parity=parity)
+        self.mission_language = "english" if parity else language
+        self.phrases = (*fixed_phrases(language, parity=parity), *mission_phrases(self.mission_language))
         self._language = language
         self._parity = parity
         self._symbolic = symbolic
-        self.mission_language = "english" if parity else language
         level._gen_grid = partial(_generate, level)
         level.check_objs_reachable = partial(check_objs_reachable, level)
         view = Box(0, 255, (SIDE, SIDE, 3), np.uint8)

@@ -44,7 +44,8 @@ __all__ = [
 ]
 
 DEMONSTRATION_STREAM = 2**31
-"""Names the seeds of demonstrations, apart from those of collected episodes."""
+FIRST_DEMONSTRATION_STREAM = 2**31 + 3
+"""Name the seeds of demonstrations, apart from those of collected episodes."""
 EPISODES_A_PART = 500
 """Demonstrations that are learned from between two reports, and two falls of the learning rate."""
 
@@ -148,11 +149,11 @@ def check_demonstrations(config: RunConfig) -> None:
                 f"Expected a dataset of {wanted.id} {wanted.kwargs} to clone, found one of {found.id} {found.kwargs} "
                 f"in {clone.dataset}. Set env and env_settings to these, or clone.dataset to another."
             )
-    needs_expert = clone.rounds > 0 or (clone.episodes > 0 and clone.dataset is None)
-    if needs_expert and find_expert(config.env, config.env_settings) is None:
+    needs_expert = clone.first_episodes > 0 or (clone.episodes > 0 and clone.dataset is None)
+    if needs_expert and find_expert(config.env, {**config.env_settings, **clone.first_env_settings}) is None:
         raise ConfigError(
             f"Expected an environment with an expert to clone, found {config.env!r}, which has none. "
-            "Set clone.episodes=0 and clone.rounds=0, or clone.dataset to demonstrations."
+            "Set clone.episodes=0 and clone.first_episodes=0, or clone.dataset to demonstrations."
         )
 
 
@@ -175,7 +176,9 @@ def env_spec(env_id: str, env_settings: Mapping[str, Any]) -> EnvSpec:
 
 def _demonstrations(config: RunConfig, learner: Learner, reporter: Reporter) -> list[Trajectory]:
     """Return demonstrations as the learner would have told them."""
-    reporter.stage("demonstrations", config.clone.episodes or None, "episodes")
+    clone = config.clone
+    is_all = clone.dataset is not None and clone.episodes == 0
+    reporter.stage("demonstrations", None if is_all else clone.first_episodes + clone.episodes, "episodes")
     trajectories: list[Trajectory] = []
     for trajectory in retell(_episodes(config), expert_speaker(config, learner)):
         trajectories.append(trajectory)
@@ -184,12 +187,24 @@ def _demonstrations(config: RunConfig, learner: Learner, reporter: Reporter) -> 
 
 
 def _episodes(config: RunConfig) -> Iterator[Episode]:
-    """Yield episodes of the dataset, or else of the expert."""
+    """Yield the first episodes, then those of the dataset, or else of the expert."""
     clone = config.clone
+    first_seeds = (training_seed(config.seed, FIRST_DEMONSTRATION_STREAM, number) for number in count())
+    yield from _shown_by_expert(config, clone.first_env_settings, first_seeds, clone.first_episodes)
     if clone.dataset is not None:
         yield from read_dataset(clone.dataset, clone.episodes or None)
+    else:
+        yield from _shown_by_expert(config, {}, demonstration_seeds(config.seed), clone.episodes)
+
+
+def _shown_by_expert(
+    config: RunConfig, changes: Mapping[str, Any], seeds: Iterator[int], num_episodes: int
+) -> Iterator[Episode]:
+    """Yield episodes of the environment's expert, with changes to the environment's settings."""
+    if num_episodes == 0:
         return
-    expert = find_expert(config.env, config.env_settings)
+    env_settings = {**config.env_settings, **changes}
+    expert = find_expert(config.env, env_settings)
     assert expert is not None, "looked for when the run was opened"
-    with closing(make_env(config.env, config.env_settings)) as env:
-        yield from demonstrate(env, expert, demonstration_seeds(config.seed), clone.episodes, slips=clone.slips)
+    with closing(make_env(config.env, env_settings)) as env:
+        yield from demonstrate(env, expert, seeds, num_episodes, slips=config.clone.slips)

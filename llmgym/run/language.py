@@ -20,18 +20,25 @@ LANGUAGE_STREAM = 2**31 + 1
 """Names the seeds of the episodes that are read for their language."""
 
 
-def sample_language(env_id: str, env_settings: Mapping[str, Any], *, seed: int) -> tuple[list[str], list[str]]:
+def sample_language(
+    env_id: str, env_settings: Mapping[str, Any], *, seed: int, restates_goal: bool = False
+) -> tuple[list[str], list[str]]:
     """Play at random, and return the prompts that came up, with the phrases that deserve a token of their own.
 
     Phrases are the actions as they follow a prompt, and what the environment lists as its fixed wordings in
     `phrases`, if it does.
+
+    Args:
+        env_settings: keyword arguments of the environment.
+        seed: of the episodes.
+        restates_goal: whether prompts tell the goal again (see `PromptSettings`).
     """
     venv = make_venv(env_id, NUM_ENVS, env_settings)
     known = _phrases(env_id, env_settings)
     collector = Collector(
         venv,
         ScriptedEngine(),
-        prompt=PromptSettings(),
+        prompt=PromptSettings(restates_goal=restates_goal),
         acting=Acting(),
         seed=seed,
         episode_seed=lambda env_index, number: training_seed(seed, LANGUAGE_STREAM, env_index, number),
@@ -44,7 +51,7 @@ def sample_language(env_id: str, env_settings: Mapping[str, Any], *, seed: int) 
         for turn in trajectory.turns:
             actions.update((decode(ids), None) for ids in turn.candidate_ids)
     venv.close()
-    return texts, [*actions, "\nObservation:", "\nAction:", *known]
+    return texts, [*actions, "\nObservation:", "\nAction to" if restates_goal else "\nAction:", *known]
 
 
 def _phrases(env_id: str, env_settings: Mapping[str, Any]) -> tuple[str, ...]:

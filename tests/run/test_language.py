@@ -18,15 +18,17 @@ def test_texts_are_prompts_and_phrases_hold_the_actions(babyai_language: tuple[l
     assert set(phrases) > {" turn left", " toggle", "\nObservation:", "\nAction:"}
 
 
-def test_what_is_seen_is_one_token_and_where_another(babyai_language: tuple[list[str], list[str]]) -> None:
+def test_a_thing_is_one_token_wherever_it_is_named(babyai_language: tuple[list[str], list[str]]) -> None:
     tokenizer = build_tokenizer(*babyai_language, vocab_size=1000)
-    text = "\nObservation: You see a wall 2 steps forward, You see a red ball 1 step left and 3 steps forward\nAction:"
+    text = "go to the red ball\nObservation: You see a wall 2 steps forward, You see a red ball 1 step left\nAction:"
     ids = tokenizer.encode(text, add_special_tokens=False)
-    assert [tokenizer.decode([one]) for one in ids] == [
+    assert [tokenizer.decode([one]) for one in ids[-7:]] == [
+        " red ball",
         "\nObservation:",
-        " You see a wall 2 steps forward",
-        ", You see a red ball",
-        " 1 step left and 3 steps forward",
+        " You see a",
+        " wall 2 steps forward, You see a",
+        " red ball",
+        " 1 step left",
         "\nAction:",
     ]
 
@@ -36,8 +38,10 @@ def test_what_an_environment_says_is_made_of_its_phrases(babyai_language: tuple[
     env = make_env("llmgym/BabyAI-MixedTrainLocal-v0", {"kind": "open"})
     for seed in range(20):
         observation, info = env.reset(seed=seed)
-        # A sentence about an object is what and where; one about a wall is all in one.
-        expected = sum(1 if "wall" in sentence else 2 for sentence in info["descriptions"])
+        # A thing is what, a door in which state, and where; a wall is all in one. Places lead on to the next sentence.
+        expected = 1 + sum(
+            1 if "wall" in sentence else 3 if "door" in sentence else 2 for sentence in info["descriptions"]
+        )
         ids = tokenizer.encode(" " + observation["text"], add_special_tokens=False)
         assert len(ids) == expected, observation["text"]
     env.close()

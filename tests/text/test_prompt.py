@@ -8,6 +8,7 @@ import pytest
 from llmgym.engine.scripted_engine import ByteTokenizer
 from llmgym.errors import PromptError
 from llmgym.text import AppendedPrompt, PromptSettings, WindowPrompt, make_prompt
+from llmgym.types import How
 
 ACTIONS = ("turn left", "turn right", "go forward", "pick up", "drop", "toggle")
 HEAD = "Possible action of the agent: turn left, turn right, go forward, pick up, drop, toggle \n Goal of the agent: g"
@@ -121,3 +122,37 @@ def test_a_french_appended_prompt_has_french_headings() -> None:
     prompt = make_prompt(PromptSettings(language="french"), ByteTokenizer(), 10_000)
     prompt.begin("aller à la balle", "x", ("basculer",))
     assert said(prompt) == "Actions possibles: basculer\nBut: aller à la balle\nObservation: x\nAction:"
+
+
+def test_a_goal_that_is_told_again_ends_every_prompt() -> None:
+    prompt = make_prompt(PromptSettings(restates_goal=True), ByteTokenizer(), 10_000)
+    prompt.begin("go to the red ball", "x", ("turn left", "go forward"))
+    (left, _) = prompt.candidates(("turn left", "go forward"))
+    assert ByteTokenizer().decode(left) == ": turn left"
+    prompt.extend("turn left", left, "y", ("turn left", "go forward"))
+    assert said(prompt) == (
+        "Possible actions: turn left, go forward\nGoal: go to the red ball"
+        "\nObservation: x\nAction to go to the red ball: turn left"
+        "\nObservation: y\nAction to go to the red ball"
+    )
+    prompt.begin("pick up a key", "z", ("pick up",))
+    assert said(prompt).endswith("\nGoal: pick up a key\nObservation: z\nAction to pick up a key")
+    french = make_prompt(PromptSettings(restates_goal=True, language="french"), ByteTokenizer(), 10_000)
+    french.begin("aller à la balle", "x", ("basculer",))
+    assert said(french).endswith("\nAction pour aller à la balle")
+
+
+@pytest.mark.parametrize(
+    ("settings", "how"),
+    [
+        (PromptSettings(history="window", restates_goal=True), "score"),
+        (PromptSettings(history="chat", restates_goal=True), "score"),
+        (PromptSettings(restates_goal=True), "text"),
+        (PromptSettings(restates_goal=True), "reason"),
+    ],
+)
+def test_a_goal_is_not_told_again_where_nothing_would_tell_it(settings: PromptSettings, how: How) -> None:
+    with pytest.raises(
+        PromptError, match=rf"found history={settings.history} and how={how}\. Set prompt\.restates_goal"
+    ):
+        make_prompt(settings, ByteTokenizer(), 10_000, how)
