@@ -37,13 +37,26 @@ class CollectSettings:
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """Demonstrations of one sort.
+
+    Attributes:
+        episodes: how many.
+        env_settings: keyword arguments of the environment, which count before the run's own.
+    """
+
+    episodes: int
+    env_settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class CloneSettings:
     """Behaviour cloning before reinforcement learning: of the environment's own expert, or of a dataset.
 
     Attributes:
         episodes: demonstrations to learn from. 0 leaves the stage out, or, where a dataset is named, takes all of its.
-        first_episodes: demonstrations of `first_env_settings` that are shown before these: easier ones, for example.
-        first_env_settings: keyword arguments of the environment in them, which count before the run's own.
+        lessons: demonstrations that are shown before these, such as easier ones: of each lesson, how many `episodes`,
+            and in `env_settings` what differs. The last third of a lesson is shown among the first of the next.
         slips: share of the steps, from 0 to below 1, in which the expert's hand slips and any action is taken: so it
             shows how to recover, too. What it would have done is learned.
         dataset: a Minari dataset whose episodes are the demonstrations, as `llmgym demos` writes it: its name, or the
@@ -65,8 +78,7 @@ class CloneSettings:
     """
 
     episodes: int = 0
-    first_episodes: int = 0
-    first_env_settings: dict[str, Any] = field(default_factory=dict)
+    lessons: tuple[Lesson, ...] = ()
     slips: float = 0.0
     dataset: str | None = None
     rounds: int = 0
@@ -92,7 +104,7 @@ class CloneSettings:
     @property
     def is_wanted(self) -> bool:
         """Whether there is anything to clone."""
-        return self.episodes > 0 or self.first_episodes > 0 or self.dataset is not None
+        return self.episodes > 0 or bool(self.lessons) or self.dataset is not None
 
 
 @dataclass(frozen=True)
@@ -160,7 +172,8 @@ class RunConfig:
         _at_least("evaluation.episodes", self.evaluation.episodes, 1)
         _at_least("evaluation.num_envs", self.evaluation.num_envs, 1)
         _at_least("clone.episodes", self.clone.episodes, 0)
-        _at_least("clone.first_episodes", self.clone.first_episodes, 0)
+        for number, lesson in enumerate(self.clone.lessons):
+            _at_least(f"clone.lessons[{number}].episodes", lesson.episodes, 1)
         _at_least("clone.rounds", self.clone.rounds, 0)
         _at_least("clone.round_episodes", self.clone.round_episodes, 1)
         _at_least("clone.own_turns", self.clone.own_turns, 1)

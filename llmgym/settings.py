@@ -119,10 +119,15 @@ def to_dict(settings: Any, base: Any = None) -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             table[field.name] = to_dict(value, default)
         elif value is not None:
-            table[field.name] = list(value) if isinstance(value, tuple) else copy.deepcopy(value)
+            table[field.name] = [*map(_plain, value)] if isinstance(value, tuple) else copy.deepcopy(value)
         elif default is not None:
             table[field.name] = _NONE
     return table
+
+
+def _plain(item: Any) -> Any:
+    """Return an entry of a list as a file can hold it."""
+    return to_dict(item) if dataclasses.is_dataclass(item) else item
 
 
 def to_toml(settings: Any, *, with_help: bool = False) -> str:
@@ -164,7 +169,7 @@ def type_text(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(_toml_value(choice) for choice in arguments)
     if origin is tuple:
-        return f"list of {type_text(arguments[0])}"
+        return "list of tables" if dataclasses.is_dataclass(arguments[0]) else f"list of {type_text(arguments[0])}"
     if origin is dict:
         return "a table"
     if annotation is type(None):
@@ -293,6 +298,8 @@ def _toml_value(value: Any) -> str:
         return f'"{_NONE}"'
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml_value(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key} = {_toml_value(item)}' for key, item in value.items())}}}"
     return tomli_w.dumps({"value": value}).partition("=")[2].strip()
 
 

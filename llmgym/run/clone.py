@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 DEMONSTRATION_STREAM = 2**31
-FIRST_DEMONSTRATION_STREAM = 2**31 + 3
+LESSON_STREAM = 2**31 + 3
 """Name the seeds of demonstrations, apart from those of collected episodes."""
 EPISODES_A_PART = 500
 """Demonstrations that are learned from between two reports, and two falls of the learning rate."""
@@ -149,12 +149,15 @@ def check_demonstrations(config: RunConfig) -> None:
                 f"Expected a dataset of {wanted.id} {wanted.kwargs} to clone, found one of {found.id} {found.kwargs} "
                 f"in {clone.dataset}. Set env and env_settings to these, or clone.dataset to another."
             )
-    needs_expert = clone.first_episodes > 0 or (clone.episodes > 0 and clone.dataset is None)
-    if needs_expert and find_expert(config.env, {**config.env_settings, **clone.first_env_settings}) is None:
-        raise ConfigError(
-            f"Expected an environment with an expert to clone, found {config.env!r}, which has none. "
-            "Set clone.episodes=0 and clone.first_episodes=0, or clone.dataset to demonstrations."
-        )
+    shown = [lesson.env_settings for lesson in clone.lessons]
+    if clone.rounds or (clone.episodes and clone.dataset is None):
+        shown.append({})
+    for changes in shown:
+        if find_expert(config.env, {**config.env_settings, **changes}) is None:
+            raise ConfigError(
+                f"Expected an environment with an expert to clone, found {config.env!r}, which has none. Set "
+                "clone.episodes=0 and leave lessons and rounds out, or set clone.dataset to demonstrations."
+            )
 
 
 def expert_speaker(config: RunConfig, learner: Learner) -> Speaker:
@@ -178,7 +181,8 @@ def _demonstrations(config: RunConfig, learner: Learner, reporter: Reporter) -> 
     """Return demonstrations as the learner would have told them."""
     clone = config.clone
     is_all = clone.dataset is not None and clone.episodes == 0
-    reporter.stage("demonstrations", None if is_all else clone.first_episodes + clone.episodes, "episodes")
+    num_lessons = sum(lesson.episodes for lesson in clone.lessons)
+    reporter.stage("demonstrations", None if is_all else num_lessons + clone.episodes, "episodes")
     trajectories: list[Trajectory] = []
     for trajectory in retell(_episodes(config), expert_speaker(config, learner)):
         trajectories.append(trajectory)
@@ -187,22 +191,46 @@ def _demonstrations(config: RunConfig, learner: Learner, reporter: Reporter) -> 
 
 
 def _episodes(config: RunConfig) -> Iterator[Episode]:
-    """Yield the first episodes, then those of the dataset, or else of the expert."""
+    """Yield the episodes of the lessons and, behind them, of the dataset or else of the expert."""
     clone = config.clone
-    first_seeds = (training_seed(config.seed, FIRST_DEMONSTRATION_STREAM, number) for number in count())
-    yield from _shown_by_expert(config, clone.first_env_settings, first_seeds, clone.first_episodes)
-    if clone.dataset is not None:
-        yield from read_dataset(clone.dataset, clone.episodes or None)
+    shown = [
+        _shown_by_expert(config, lesson.env_settings, _lesson_seeds(config.seed, number), lesson.episodes)
+        for number, lesson in enumerate(clone.lessons)
+    ]
+    counts = [lesson.episodes for lesson in clone.lessons]
+    if clone.dataset is None:
+        shown.append(_shown_by_expert(config, {}, demonstration_seeds(config.seed), clone.episodes))
     else:
-        yield from _shown_by_expert(config, {}, demonstration_seeds(config.seed), clone.episodes)
+        shown.append(read_dataset(clone.dataset, clone.episodes or None))
+    for number in faded([*counts, clone.episodes]):
+        yield next(shown[number])
+    # A dataset that is shown whole has no number of episodes.
+    yield from shown[-1]
+
+
+def faded(counts: Sequence[int]) -> list[int]:
+    """Return, for every episode to show, the number of its lesson: the last third of one among the first of the next.
+
+    >>> faded([6, 3])
+    [0, 0, 0, 0, 0, 1, 0, 1, 1]
+    """
+    places = [
+        (number + 1.5 * (episode + 0.5) / count, number)
+        for number, count in enumerate(counts)
+        for episode in range(count)
+    ]
+    return [number for _, number in sorted(places)]
+
+
+def _lesson_seeds(seed: int, lesson: int) -> Iterator[int]:
+    """Yield the seeds of the episodes of a lesson."""
+    return (training_seed(seed, LESSON_STREAM, lesson, number) for number in count())
 
 
 def _shown_by_expert(
     config: RunConfig, changes: Mapping[str, Any], seeds: Iterator[int], num_episodes: int
 ) -> Iterator[Episode]:
     """Yield episodes of the environment's expert, with changes to the environment's settings."""
-    if num_episodes == 0:
-        return
     env_settings = {**config.env_settings, **changes}
     expert = find_expert(config.env, env_settings)
     assert expert is not None, "looked for when the run was opened"

@@ -13,7 +13,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 import llmgym
-from llmgym.config import CloneSettings, CollectSettings, EvaluationSettings, RunConfig
+from llmgym.config import CloneSettings, CollectSettings, EvaluationSettings, Lesson, RunConfig, load_config
 from llmgym.errors import ConfigError
 from llmgym.learner.settings import LearnerSettings
 from llmgym.learner.tiny import TinySettings
@@ -85,6 +85,7 @@ def test_an_interrupted_correction_goes_on_where_it_was(tmp_path: Path) -> None:
         ({"acting": Acting("text")}, r"acting\.how to be score or constrained with clone\.rounds=3, found text"),
         ({"clone": CloneSettings(episodes=2, rounds=-1)}, r"clone\.rounds of at least 0, found -1"),
         ({"clone": CloneSettings(episodes=2, round_episodes=0)}, r"clone\.round_episodes of at least 1, found 0"),
+        ({"clone": CloneSettings(lessons=(Lesson(0),))}, r"clone\.lessons\[0\]\.episodes of at least 1, found 0"),
         ({"clone": CloneSettings(episodes=2, own_turns=0)}, r"clone\.own_turns of at least 1, found 0"),
     ],
 )
@@ -99,17 +100,19 @@ def test_an_environment_without_an_expert_cannot_correct(tmp_path: Path) -> None
 
 
 def test_easier_demonstrations_come_first_and_a_goal_may_be_told_again(tmp_path: Path) -> None:
-    clone = CloneSettings(episodes=2, first_episodes=3, first_env_settings={"num_dists": 1}, epochs=1)
+    clone = CloneSettings(episodes=2, lessons=(Lesson(3, {"num_dists": 1}),), epochs=1)
     config = small_run(
         clone, env="llmgym/BabyAI-GoToLocalS6N2-v0", updates=0, prompt=PromptSettings(restates_goal=True)
     )
     shown = list(_episodes(config))
+    # Five episodes: of the lesson the last third, one, would come among the first of the two others.
     assert [len(set(re.findall(r"\w+ (?:ball|key|box)", " ".join(episode.texts)))) <= 1 for episode in shown[:3]] == [
         True
     ] * 3
     assert [episode.seed for episode in shown[3:]] == list(islice(demonstration_seeds(0), 2))
     assert len({episode.seed for episode in shown}) == 5
     result = llmgym.train(config, tmp_path / "run")
+    assert load_config(tmp_path / "run" / "config.toml") == config
     assert log_of(tmp_path / "run")[-1]["episodes"] == 5
     clone_row, trained_row = result.rows[1:]
     assert trained_row == replace(clone_row, name="trained"), "without an update it is the clone"
