@@ -59,6 +59,10 @@ def evaluate(
         float | None,
         typer.Option(min=0.0, help="Of the actions; 0 takes the best.", show_default="the protocol's or run's own"),
     ] = None,
+    other_missions: Annotated[
+        bool,
+        typer.Option("--other-missions", help="Tell every episode another one's mission: does the policy read it?"),
+    ] = False,
     task: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this task of the protocol; repeatable.")
     ] = None,
@@ -91,8 +95,10 @@ def evaluate(
     if protocol is None:
         extras = {"--task": task, "--seeds": seeds, "--against": against, "--confidence": confidence}
         _check_alone(policies, {**extras, "--max-new-tokens": max_new_tokens, "--report": report})
-        numbers = _rate(policies[0], env, env_set, (episodes, seed, num_envs, temperature))
+        numbers = _rate(policies[0], env, env_set, (episodes, seed, num_envs, temperature), other_missions)
     else:
+        if other_missions:
+            raise ConfigError("Expected --other-missions only without --protocol, found both. Leave one of them out.")
         from llmgym.run.protocols.task import ProtocolOptions
 
         env_id, env_settings = _protocol_env(protocol, policies, env, env_set)
@@ -114,12 +120,17 @@ def evaluate(
 
 
 def _rate(
-    policy: str, env: str | None, env_set: list[str] | None, counts: tuple[int | None, int, int | None, float | None]
+    policy: str,
+    env: str | None,
+    env_set: list[str] | None,
+    counts: tuple[int | None, int, int | None, float | None],
+    other_missions: bool,
 ) -> dict[str, Any]:
     """Measure one policy without a protocol, print the table, and return the numbers.
 
     Args:
         counts: episodes, number of the first, environments, temperature.
+        other_missions: whether every episode is told another one's mission.
     """
     from llmgym.config import EvalConfig
 
@@ -133,12 +144,14 @@ def _rate(
         first_episode=seed,
         num_envs=NUM_ENVS if num_envs is None else num_envs,
         temperature=temperature,
+        other_missions=other_missions,
     )
     with watched() as reporter:
         from llmgym.run.evaluation import evaluate as run_evaluate
 
         result = run_evaluate(config, reporter)
-    print_rows(make_console(), [result.row], f"{result.env}, after {result.seconds:.0f} s")
+    told = ", told other missions" if other_missions else ""
+    print_rows(make_console(), [result.row], f"{result.env}{told}, after {result.seconds:.0f} s")
     return result.to_json()
 
 

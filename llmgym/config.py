@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from llmgym.algorithms import PPO
 from llmgym.engine import Backend, EngineSettings
 from llmgym.errors import ConfigError, PromptError
-from llmgym.learner.settings import LearnerSettings, OptimizerName
+from llmgym.learner.settings import LearnerSettings
 from llmgym.learner.tiny import TinySettings
 from llmgym.rollout.batch import ReturnSettings
+from llmgym.rollout.clone_settings import CloneSettings, Lesson
 from llmgym.settings import apply_overrides, from_dict, read_toml
 from llmgym.text.prompt import PromptSettings, check_prompt
 from llmgym.types import Acting
 
-__all__ = ["CloneSettings", "CollectSettings", "EvalConfig", "EvaluationSettings", "RunConfig", "load_config"]
+__all__ = [
+    "CloneSettings",
+    "CollectSettings",
+    "EvalConfig",
+    "EvaluationSettings",
+    "Lesson",
+    "RunConfig",
+    "load_config",
+]
 
 
 @dataclass(frozen=True)
@@ -37,77 +47,6 @@ class CollectSettings:
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """Demonstrations of one sort.
-
-    Attributes:
-        episodes: how many.
-        env_settings: keyword arguments of the environment, which count before the run's own.
-    """
-
-    episodes: int
-    env_settings: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class CloneSettings:
-    """Behaviour cloning before reinforcement learning: of the environment's own expert, or of a dataset.
-
-    Attributes:
-        episodes: demonstrations to learn from. 0 leaves the stage out, or, where a dataset is named, takes all of its.
-        lessons: demonstrations that are shown before these, such as easier ones: of each lesson, how many `episodes`,
-            and in `env_settings` what differs. The last third of a lesson is shown among the first of the next.
-        slips: share of the steps, from 0 to below 1, in which the expert's hand slips and any action is taken: so it
-            shows how to recover, too. What it would have done is learned.
-        dataset: a Minari dataset whose episodes are the demonstrations, as `llmgym demos` writes it: its name, or the
-            path of its folder. Without, the expert plays.
-        rounds: how often, behind that, the clone plays, and learns at every state it gets into what the expert would
-            have done there (DAgger, https://arxiv.org/abs/1011.0686). "score" and "constrained" only.
-        round_episodes: episodes of a round, gone through once.
-        own_turns: most turns that the clone has in such an episode; from 1 to these many are drawn, and the expert
-            plays on.
-        epochs: how often demonstrations are gone through.
-        minibatch_turns: about how many turns a gradient step is taken on.
-        learning_rate: of this stage.
-        optimizer: of this stage: "adamw", or "muon", with which a model that knows nothing learns from fewer
-            demonstrations.
-        final_learning_rate: share of it that is left at the end, from 0 to 1; it falls evenly.
-        value_coef: weight of fitting the value head to the expert's returns.
-        text_coef: weight of foreseeing what is read, missions and observations, beside the actions; 0 leaves it out.
-            A model that knows no language yet learns sooner with it.
-    """
-
-    episodes: int = 0
-    lessons: tuple[Lesson, ...] = ()
-    slips: float = 0.0
-    dataset: str | None = None
-    rounds: int = 0
-    round_episodes: int = 500
-    own_turns: int = 32
-    epochs: int = 4
-    minibatch_turns: int = 64
-    learning_rate: float = 1e-3
-    optimizer: OptimizerName = "adamw"
-    final_learning_rate: float = 1.0
-    value_coef: float = 0.5
-    text_coef: float = 0.0
-
-    def learning_rate_factor(self, part: int, num_parts: int) -> float:
-        """Return what multiplies the learning rate in a part of the stage, counted from 1.
-
-        >>> settings = CloneSettings(final_learning_rate=0.5)
-        >>> [settings.learning_rate_factor(part, 3) for part in (1, 2, 3)]
-        [1.0, 0.75, 0.5]
-        """
-        return 1 - (1 - self.final_learning_rate) * (part - 1) / max(num_parts - 1, 1)
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether there is anything to clone."""
-        return self.episodes > 0 or bool(self.lessons) or self.dataset is not None
-
-
-@dataclass(frozen=True)
 class EvaluationSettings:
     """How a policy is measured, on episodes that are never trained on.
 
@@ -120,6 +59,14 @@ class EvaluationSettings:
     episodes: int = 256
     num_envs: int = 32
     temperature: float = 1.0
+
+
+_LEAST = {
+    0: "updates clone.episodes clone.rounds",
+    1: "checkpoint_every collect.num_envs collect.steps_per_update clone.round_episodes clone.own_turns "
+    "acting.max_new_tokens evaluation.episodes evaluation.num_envs",
+}
+"""The least number, and the settings of a run that must not be below it."""
 
 
 @dataclass(frozen=True)
@@ -165,25 +112,17 @@ class RunConfig:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def __post_init__(self) -> None:
-        for name in ("updates", "checkpoint_every"):
-            _at_least(name, getattr(self, name), 0 if name == "updates" else 1)
-        _at_least("collect.num_envs", self.collect.num_envs, 1)
-        _at_least("collect.steps_per_update", self.collect.steps_per_update, 1)
-        _at_least("evaluation.episodes", self.evaluation.episodes, 1)
-        _at_least("evaluation.num_envs", self.evaluation.num_envs, 1)
-        _at_least("clone.episodes", self.clone.episodes, 0)
+        for least, names in _LEAST.items():
+            for name in names.split():
+                _at_least(name, attrgetter(name)(self), least)
         for number, lesson in enumerate(self.clone.lessons):
             _at_least(f"clone.lessons[{number}].episodes", lesson.episodes, 1)
-        _at_least("clone.rounds", self.clone.rounds, 0)
-        _at_least("clone.round_episodes", self.clone.round_episodes, 1)
-        _at_least("clone.own_turns", self.clone.own_turns, 1)
         _check_shares(self)
         if self.acting.temperature <= 0:
             raise ConfigError(
                 f"Expected acting.temperature above 0, found {self.acting.temperature}: a policy that learns must "
                 "sample. Set evaluation.temperature=0 to measure its best actions."
             )
-        _at_least("acting.max_new_tokens", self.acting.max_new_tokens, 1)
         if self.acting.normalize == "none":
             raise ConfigError(
                 "Expected acting.normalize to be sum or mean, found none, which gives no distribution over actions. "
@@ -220,6 +159,8 @@ class EvalConfig:
         first_episode: the first of them, counted from 0.
         num_envs: environments stepped together.
         temperature: of the actions; 0 takes the best one; None does as the policy's run does.
+        other_missions: whether every episode is told the mission of another one, while its own is rewarded: a policy
+            that reads its mission then succeeds less often.
         prompt: how the history is told, where the policy is no run.
         acting: how an action is drawn, where the policy is no run.
     """
@@ -231,6 +172,7 @@ class EvalConfig:
     first_episode: int = 0
     num_envs: int = 32
     temperature: float | None = None
+    other_missions: bool = False
     prompt: PromptSettings = field(default_factory=PromptSettings)
     acting: Acting = field(default_factory=Acting)
 

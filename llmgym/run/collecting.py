@@ -11,7 +11,7 @@ from llmgym.rollout.collector import Collector
 from llmgym.rollout.player import EpisodeSeed
 from llmgym.run.venv import make_envs, make_venv
 from llmgym.text.prompt import PromptSettings
-from llmgym.text.rewording import NO_REWORDING, RewordEnv, Rewording, RewordVectorEnv
+from llmgym.text.rewording import NO_REWORDING, Telling
 from llmgym.types import Acting, Engine
 
 __all__ = ["open_collector"]
@@ -29,27 +29,27 @@ def open_collector(
     acting: Acting,
     seed: int,
     episode_seed: EpisodeSeed,
-    rewording: Rewording = NO_REWORDING,
+    telling: Telling = NO_REWORDING,
 ) -> Iterator[Collector | AsyncCollector]:
     """Make environments and a collector for as long as the context lasts.
 
     Args:
         env_settings: keyword arguments of the environment.
         barrier: whether the environments wait for each other; what is collected is the same.
-        rewording: the words that are read instead of the environment's own.
+        telling: how the environments are told.
 
     Raises:
         EnvError: there is no such environment.
     """
     if barrier:
         venv = make_venv(env_id, num_envs, env_settings)
-        told = RewordVectorEnv(venv, rewording) if rewording else venv
+        told = telling.wrap_vector(venv)
         try:
             yield Collector(told, engine, prompt=prompt, acting=acting, seed=seed, episode_seed=episode_seed)
         finally:
             venv.close()
         return
-    envs = [RewordEnv(env, rewording) if rewording else env for env in make_envs(env_id, num_envs, env_settings)]
+    envs = [telling.wrap(env) for env in make_envs(env_id, num_envs, env_settings)]
     try:
         yield AsyncCollector(envs, engine, prompt=prompt, acting=acting, seed=seed, episode_seed=episode_seed)
     finally:

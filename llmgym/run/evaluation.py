@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from llmgym.config import EvalConfig, RunConfig
+from llmgym.errors import EnvError
 from llmgym.rollout.success import SuccessRate
 from llmgym.run.agents import find_agent
 from llmgym.run.measure import measure_agent, measure_engine
@@ -13,9 +16,14 @@ from llmgym.run.policy import OpenPolicy, check_policy, open_policy
 from llmgym.run.report import Reporter, SilentReporter
 from llmgym.run.results import EvalResult, eval_row
 from llmgym.run.seeds import HELD_OUT_SEED
-from llmgym.run.venv import check_env_id
+from llmgym.run.venv import check_env_id, make_env
+from llmgym.text.missions import OtherMissions
+from llmgym.text.rewording import NO_REWORDING, Telling
 
 __all__ = ["evaluate"]
+
+_MAX_MISSIONS = 100
+"""Missions that may be the same in a row, before they are taken to be all the same."""
 
 
 def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> EvalResult:
@@ -41,11 +49,13 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> EvalResult
     finally:
         reporter.close()
     row = eval_row(config.policy, measured)
-    return EvalResult(row, config.env, config.env_settings, HELD_OUT_SEED + config.first_episode, temperature, seconds)
+    first_seed = HELD_OUT_SEED + config.first_episode
+    return EvalResult(row, config.env, config.env_settings, first_seed, temperature, seconds, config.other_missions)
 
 
 def _measure(opened: OpenPolicy, config: EvalConfig, temperature: float, reporter: Reporter) -> SuccessRate:
     first_seed = HELD_OUT_SEED + config.first_episode
+    telling = _other_missions(config.env, config.env_settings) if config.other_missions else NO_REWORDING
     if opened.served is None:
         agent = find_agent(config.policy, config.env, config.env_settings)
         assert agent is not None, "it was found when the policy was opened"
@@ -56,6 +66,7 @@ def _measure(opened: OpenPolicy, config: EvalConfig, temperature: float, reporte
             episodes=config.episodes,
             num_envs=config.num_envs,
             first_seed=first_seed,
+            telling=telling,
             reporter=reporter,
         )
     own = opened.served.config
@@ -69,5 +80,23 @@ def _measure(opened: OpenPolicy, config: EvalConfig, temperature: float, reporte
         acting=replace(own.acting, temperature=temperature),
         first_seed=first_seed,
         barrier=own.collect.barrier,
+        telling=telling,
         reporter=reporter,
     )
+
+
+def _other_missions(env_id: str, env_settings: Mapping[str, Any]) -> Telling:
+    """Return what tells every episode the next other mission that seeds after its own draw."""
+    env = make_env(env_id, env_settings)
+
+    def find(seed: int | None, own: str) -> str:
+        for number in range(1, _MAX_MISSIONS + 1):
+            observation, _ = env.reset(seed=None if seed is None else seed + number)
+            if observation["mission"] != own:
+                return str(observation["mission"])
+        raise EnvError(
+            f"Expected an environment with several missions, but {env_id} gave {own!r} {_MAX_MISSIONS} times. Measure "
+            "it without other missions."
+        )
+
+    return OtherMissions(find)

@@ -14,6 +14,7 @@ from llmgym.run.playing import PlayedEpisode, dealt_seeds, play_agent, play_engi
 from llmgym.run.report import Reporter
 from llmgym.run.seeds import HELD_OUT_SEED
 from llmgym.text.prompt import PromptSettings
+from llmgym.text.rewording import NO_REWORDING, Telling
 from llmgym.types import Acting, Engine
 
 __all__ = ["check_played", "measure_agent", "measure_engine"]
@@ -30,6 +31,7 @@ def measure_engine(
     acting: Acting,
     first_seed: int = HELD_OUT_SEED,
     barrier: bool = True,
+    telling: Telling = NO_REWORDING,
     reporter: Reporter,
 ) -> SuccessRate:
     """Play episodes first_seed, first_seed + 1, ..., and tell how many succeed (return above 0).
@@ -40,6 +42,7 @@ def measure_engine(
     Args:
         env_settings: keyword arguments of the environment.
         barrier: whether environments wait for each other at every step; the outcome is the same.
+        telling: how the environments are told.
     """
     num_envs = min(num_envs, episodes)
     played = play_engine(
@@ -52,6 +55,7 @@ def measure_engine(
         seed=first_seed,
         episode_seed=dealt_seeds(first_seed, episodes, num_envs),
         barrier=barrier,
+        telling=telling,
     )
     return _rate(played, reporter)
 
@@ -64,6 +68,7 @@ def measure_agent(
     episodes: int,
     num_envs: int,
     first_seed: int = HELD_OUT_SEED,
+    telling: Telling = NO_REWORDING,
     reporter: Reporter,
 ) -> SuccessRate:
     """Do the same for an agent that is no language model.
@@ -73,7 +78,8 @@ def measure_agent(
     """
     num_envs = min(num_envs, episodes)
     seeds = dealt_seeds(first_seed, episodes, num_envs)
-    return _rate(play_agent(agent, env_id, env_settings, num_envs, episode_seed=seeds), reporter)
+    played = play_agent(agent, env_id, env_settings, num_envs, episode_seed=seeds, telling=telling)
+    return _rate(played, reporter)
 
 
 def check_played(episodes: Sequence[PlayedEpisode], reporter: Reporter) -> None:

@@ -16,7 +16,7 @@ from llmgym.run.collecting import open_collector
 from llmgym.run.seeds import HELD_OUT_SEED
 from llmgym.run.stage import open_stage
 from llmgym.text.prompt import PromptSettings
-from llmgym.text.rewording import NO_REWORDING, Rewording
+from llmgym.text.rewording import NO_REWORDING, Telling
 from llmgym.types import Acting, Engine
 
 __all__ = ["PlayedEpisode", "dealt_seeds", "endless_seeds", "play_agent", "play_engine"]
@@ -78,7 +78,7 @@ def play_engine(
     seed: int,
     episode_seed: EpisodeSeed,
     barrier: bool = True,
-    rewording: Rewording = NO_REWORDING,
+    telling: Telling = NO_REWORDING,
 ) -> Generator[PlayedEpisode]:
     """Yield the episodes of a model as they end.
 
@@ -89,7 +89,7 @@ def play_engine(
         seed: of the draws.
         episode_seed: seeds of the episodes.
         barrier: whether environments wait for each other at every step; the outcomes are the same.
-        rewording: the words that are read instead of the environment's own.
+        telling: how the environments are told.
     """
     with open_collector(
         env_id,
@@ -101,7 +101,7 @@ def play_engine(
         acting=acting,
         seed=seed,
         episode_seed=episode_seed,
-        rewording=rewording,
+        telling=telling,
     ) as collector:
         for trajectory in collector.episodes():
             assert trajectory.seed is not None, "a collector resets every episode with a seed"
@@ -132,14 +132,14 @@ def play_agent(
     num_envs: int,
     *,
     episode_seed: EpisodeSeed,
-    rewording: Rewording = NO_REWORDING,
+    telling: Telling = NO_REWORDING,
 ) -> Generator[PlayedEpisode]:
     """Yield the episodes of an agent as they end; what it draws in an episode comes from the episode's own seed.
 
     Args:
         env_settings: keyword arguments of the environment.
         episode_seed: seeds of the episodes.
-        rewording: the words that are read instead of the environment's own.
+        telling: how the environments are told.
     """
     num_begun = [0] * num_envs
     playing: dict[int, _Episode] = {}
@@ -155,7 +155,7 @@ def play_agent(
         for env_index in begun:
             agent.begin(stage.situation(env_index), playing[env_index].seed)
 
-    with closing(open_stage(env_id, env_settings, num_envs, one_by_one=agent.needs_env, rewording=rewording)) as stage:
+    with closing(open_stage(env_id, env_settings, num_envs, one_by_one=agent.needs_env, telling=telling)) as stage:
         begin(list(range(num_envs)))
         while playing:
             order = sorted(playing)

@@ -71,6 +71,7 @@ class EvalResult:
         first_seed: the episodes' seeds are first_seed, first_seed + 1, ...
         temperature: of the actions.
         seconds: the playing took.
+        other_missions: whether every episode was told another one's mission.
     """
 
     row: EvalRow
@@ -79,6 +80,7 @@ class EvalResult:
     first_seed: int
     temperature: float
     seconds: float
+    other_missions: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return what is needed to repeat the measurement, with its outcome."""

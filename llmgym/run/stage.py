@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 from llmgym.run.agents import Situation
 from llmgym.run.venv import make_envs, make_venv
 from llmgym.text.histories import actions_of
-from llmgym.text.rewording import NO_REWORDING, RewordEnv, Rewording, RewordVectorEnv
+from llmgym.text.rewording import NO_REWORDING, Telling
 
 __all__ = ["Stage", "open_stage"]
 
@@ -44,23 +44,23 @@ def open_stage(
     num_envs: int,
     *,
     one_by_one: bool,
-    rewording: Rewording = NO_REWORDING,
+    telling: Telling = NO_REWORDING,
 ) -> Stage:
     """Make environments for agents.
 
     Args:
         env_settings: keyword arguments of the environment.
         one_by_one: whether situations show the environments themselves; slower.
-        rewording: the words that are read instead of the environment's own.
+        telling: how the environments are told.
 
     Raises:
         EnvError: there is no such environment, or it knows no such setting.
     """
     if one_by_one:
         envs = make_envs(env_id, num_envs, env_settings)
-        return _OneByOne([RewordEnv(env, rewording) if rewording else env for env in envs])
+        return _OneByOne([telling.wrap(env) for env in envs])
     venv = make_venv(env_id, num_envs, env_settings)
-    return _AtOnce(RewordVectorEnv(venv, rewording) if rewording else venv)
+    return _AtOnce(telling.wrap_vector(venv))
 
 
 class _AtOnce:

@@ -1,10 +1,13 @@
-"""Rewording: an environment told in other words, while what its actions do stays. Knows no prompts and no models."""
+"""Telling: an environment told otherwise, while what its actions do stays. Knows no prompts and no models.
+
+In other words (`Rewording`), or with the missions of other episodes (`llmgym.text.missions`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -12,7 +15,19 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 
 from llmgym.errors import EnvError
 
-__all__ = ["NO_REWORDING", "RewordEnv", "RewordVectorEnv", "Rewording"]
+__all__ = ["NO_REWORDING", "RewordEnv", "RewordVectorEnv", "Rewording", "Telling"]
+
+
+class Telling(Protocol):
+    """How environments are told."""
+
+    def wrap(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        """Return a text environment as it is told."""
+        ...
+
+    def wrap_vector(self, venv: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
+        """Return a vector of them that does not reset by itself as it is told."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,14 @@ class Rewording:
     def __bool__(self) -> bool:
         """Whether anything is replaced."""
         return bool(self.words or self.actions)
+
+    def wrap(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        """Return a text environment in the new words; itself where nothing is replaced."""
+        return RewordEnv(env, self) if self else env
+
+    def wrap_vector(self, venv: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
+        """Return a vector of them in the new words; itself where nothing is replaced."""
+        return RewordVectorEnv(venv, self) if self else venv
 
     def text(self, text: str) -> str:
         """Return a mission or an observation in the new words.

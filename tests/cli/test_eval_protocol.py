@@ -79,6 +79,10 @@ def test_an_agent_is_measured_without_a_protocol_too(policy: str) -> None:
         (["rnadom", "--env", SMALL], "found 'rnadom'. Did you mean 'random'?"),
         (["random", "bot", "--env", SMALL], "Expected one policy without --protocol, found 2: random, bot."),
         (["random", "--env", SMALL, "--against", "bot"], "Expected --against only with --protocol, found it without."),
+        (
+            ["random", "--env", SMALL, "--protocol", "llmgym", "--other-missions"],
+            "Expected --other-missions only without --protocol, found both.",
+        ),
         (["random", "--env", SMALL, "--report", "x"], "Expected --report only with --protocol, found it without."),
         (["bot", "--env", "llmgym/CartPole-v0"], "Expected an environment that has an expert, for the policy 'bot'"),
     ],

@@ -53,7 +53,7 @@ def _episodes(
     if opened.served is None:
         agent = find_agent(opened.policy, task.env, task.env_settings)
         assert agent is not None, "it was found when the policy was opened"
-        return play_agent(agent, task.env, task.env_settings, num_envs, episode_seed=seeds, rewording=task.rewording)
+        return play_agent(agent, task.env, task.env_settings, num_envs, episode_seed=seeds, telling=task.rewording)
     assert asking.prompt is not None, "a model is asked with a prompt"
     assert asking.acting is not None, "a model is asked for an action"
     return play_engine(
@@ -67,7 +67,7 @@ def _episodes(
         episode_seed=seeds,
         # Which episodes end first must not depend on who answers fastest.
         barrier=is_endless or opened.served.config.collect.barrier,
-        rewording=task.rewording,
+        telling=task.rewording,
     )
 
 

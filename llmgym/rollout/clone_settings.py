@@ -1,0 +1,81 @@
+"""What a clone learns from, and how. Knows no expert and no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmgym.learner.settings import OptimizerName
+
+__all__ = ["CloneSettings", "Lesson"]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Demonstrations of one sort.
+
+    Attributes:
+        episodes: how many.
+        env_settings: keyword arguments of the environment, which count before the run's own.
+    """
+
+    episodes: int
+    env_settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CloneSettings:
+    """Behaviour cloning before reinforcement learning: of the environment's own expert, or of a dataset.
+
+    Attributes:
+        episodes: demonstrations to learn from. 0 leaves the stage out, or, where a dataset is named, takes all of its.
+        lessons: demonstrations that are shown before these, such as easier ones: of each lesson, how many `episodes`,
+            and in `env_settings` what differs. The last third of a lesson is shown among the first of the next.
+        slips: share of the steps, from 0 to below 1, in which the expert's hand slips and any action is taken: so it
+            shows how to recover, too. What it would have done is learned.
+        dataset: a Minari dataset whose episodes are the demonstrations, as `llmgym demos` writes it: its name, or the
+            path of its folder. Without, the expert plays.
+        rounds: how often, behind that, the clone plays, and learns at every state it gets into what the expert would
+            have done there (DAgger, https://arxiv.org/abs/1011.0686). "score" and "constrained" only.
+        round_episodes: episodes of a round, gone through once.
+        own_turns: most turns that the clone has in such an episode; from 1 to these many are drawn, and the expert
+            plays on.
+        epochs: how often demonstrations are gone through.
+        minibatch_turns: about how many turns a gradient step is taken on.
+        learning_rate: of this stage.
+        optimizer: of this stage: "adamw", or "muon", with which a model that knows nothing learns from fewer
+            demonstrations.
+        final_learning_rate: share of it that is left at the end, from 0 to 1; it falls evenly.
+        value_coef: weight of fitting the value head to the expert's returns.
+        text_coef: weight of foreseeing what is read, missions and observations, beside the actions; 0 leaves it out.
+            A model that knows no language yet learns sooner with it.
+    """
+
+    episodes: int = 0
+    lessons: tuple[Lesson, ...] = ()
+    slips: float = 0.0
+    dataset: str | None = None
+    rounds: int = 0
+    round_episodes: int = 500
+    own_turns: int = 32
+    epochs: int = 4
+    minibatch_turns: int = 64
+    learning_rate: float = 1e-3
+    optimizer: OptimizerName = "adamw"
+    final_learning_rate: float = 1.0
+    value_coef: float = 0.5
+    text_coef: float = 0.0
+
+    def learning_rate_factor(self, part: int, num_parts: int) -> float:
+        """Return what multiplies the learning rate in a part of the stage, counted from 1.
+
+        >>> settings = CloneSettings(final_learning_rate=0.5)
+        >>> [settings.learning_rate_factor(part, 3) for part in (1, 2, 3)]
+        [1.0, 0.75, 0.5]
+        """
+        return 1 - (1 - self.final_learning_rate) * (part - 1) / max(num_parts - 1, 1)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is anything to clone."""
+        return self.episodes > 0 or bool(self.lessons) or self.dataset is not None
