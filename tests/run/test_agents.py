@@ -109,7 +109,7 @@ def test_agents_read_the_new_words(agent_class: type[RandomAgent]) -> None:
             return [one.actions.index("rotate left") for one in situations]
 
     rewording = Rewording({"go to": "walk to", "You see": "There is"}, {"turn left": "rotate left"})
-    played = play(Reader(), 2, episodes=3, rewording=rewording)
+    played = play(Reader(), 2, episodes=3, telling=rewording)
     assert len(played) == 3
     assert all(one.mission.startswith("walk to ") for one in read)
     assert all("You see" not in one.text for one in read)

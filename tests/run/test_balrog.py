@@ -35,7 +35,7 @@ def play(engine: Engine, task: Task) -> list[PlayedEpisode]:
             acting=task.acting,
             seed=0,
             episode_seed=dealt_seeds(first_seed, task.episodes, num_envs),
-            rewording=task.rewording,
+            telling=task.rewording,
         )
     )
 

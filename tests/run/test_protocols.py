@@ -60,7 +60,7 @@ def read_by_model(task: Task, episodes: int = 3) -> list[tuple[str, str]]:
         acting=task.acting,
         seed=0,
         episode_seed=dealt_seeds(HELD_OUT_SEED, episodes, 2),
-        rewording=task.rewording,
+        telling=task.rewording,
     ):
         pass
     return read
