@@ -62,11 +62,19 @@ class EvaluationSettings:
 
 
 _LEAST = {
-    0: "updates clone.episodes clone.rounds",
-    1: "checkpoint_every collect.num_envs collect.steps_per_update clone.round_episodes clone.own_turns "
-    "acting.max_new_tokens evaluation.episodes evaluation.num_envs",
+    "updates": 0,
+    "checkpoint_every": 1,
+    "collect.num_envs": 1,
+    "collect.steps_per_update": 1,
+    "clone.episodes": 0,
+    "clone.rounds": 0,
+    "clone.round_episodes": 1,
+    "clone.own_turns": 1,
+    "acting.max_new_tokens": 1,
+    "evaluation.episodes": 1,
+    "evaluation.num_envs": 1,
 }
-"""The least number, and the settings of a run that must not be below it."""
+"""The least value of each setting of a run that counts something."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +120,8 @@ class RunConfig:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def __post_init__(self) -> None:
-        for least, names in _LEAST.items():
-            for name in names.split():
-                _at_least(name, attrgetter(name)(self), least)
+        for name, least in _LEAST.items():
+            _at_least(name, attrgetter(name)(self), least)
         for number, lesson in enumerate(self.clone.lessons):
             _at_least(f"clone.lessons[{number}].episodes", lesson.episodes, 1)
         _check_shares(self)

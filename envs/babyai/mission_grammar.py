@@ -1,4 +1,4 @@
-"""BabyAI's missions in French. Knows how minigrid says them, but neither minigrid nor environments."""
+"""BabyAI's missions: their phrases, and their French. Knows how minigrid says them, but neither it nor environments."""
 
 from __future__ import annotations
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
 from llmgym.config import EvalConfig, RunConfig
 from llmgym.errors import EnvError
@@ -17,7 +16,7 @@ from llmgym.run.report import Reporter, SilentReporter
 from llmgym.run.results import EvalResult, eval_row
 from llmgym.run.seeds import HELD_OUT_SEED
 from llmgym.run.venv import check_env_id, make_env
-from llmgym.text.missions import OtherMissions
+from llmgym.text.missions import FindMission, OtherMissions
 from llmgym.text.rewording import NO_REWORDING, Telling
 
 __all__ = ["evaluate"]
@@ -55,7 +54,7 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> EvalResult
 
 def _measure(opened: OpenPolicy, config: EvalConfig, temperature: float, reporter: Reporter) -> SuccessRate:
     first_seed = HELD_OUT_SEED + config.first_episode
-    telling = _other_missions(config.env, config.env_settings) if config.other_missions else NO_REWORDING
+    telling: Telling = OtherMissions(_finder(config)) if config.other_missions else NO_REWORDING
     if opened.served is None:
         agent = find_agent(config.policy, config.env, config.env_settings)
         assert agent is not None, "it was found when the policy was opened"
@@ -85,18 +84,18 @@ def _measure(opened: OpenPolicy, config: EvalConfig, temperature: float, reporte
     )
 
 
-def _other_missions(env_id: str, env_settings: Mapping[str, Any]) -> Telling:
-    """Return what tells every episode the next other mission that seeds after its own draw."""
-    env = make_env(env_id, env_settings)
+def _finder(config: EvalConfig) -> FindMission:
+    """Return what finds, for every episode, the next other mission that the seeds after its own draw."""
 
     def find(seed: int | None, own: str) -> str:
-        for number in range(1, _MAX_MISSIONS + 1):
-            observation, _ = env.reset(seed=None if seed is None else seed + number)
-            if observation["mission"] != own:
-                return str(observation["mission"])
+        with closing(make_env(config.env, config.env_settings)) as env:
+            for number in range(1, _MAX_MISSIONS + 1):
+                observation, _ = env.reset(seed=None if seed is None else seed + number)
+                if observation["mission"] != own:
+                    return str(observation["mission"])
         raise EnvError(
-            f"Expected an environment with several missions, but {env_id} gave {own!r} {_MAX_MISSIONS} times. Measure "
-            "it without other missions."
+            f"Expected an environment with several missions, but {config.env} gave {own!r} {_MAX_MISSIONS} times. "
+            "Measure it without other missions."
         )
 
-    return OtherMissions(find)
+    return find

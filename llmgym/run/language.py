@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from llmgym.engine.scripted_engine import ByteTokenizer, ScriptedEngine
 from llmgym.rollout.collector import Collector
 from llmgym.run.seeds import training_seed
 from llmgym.run.venv import make_env, make_venv
-from llmgym.text.prompt import PromptSettings
+from llmgym.text.prompt import PromptSettings, appended_phrases
 from llmgym.types import Acting
 
 __all__ = ["sample_language"]
 
+DEFAULT_PROMPT = PromptSettings()
 NUM_ENVS = 16
 NUM_STEPS = 64
 LANGUAGE_STREAM = 2**31 + 1
@@ -21,7 +23,7 @@ LANGUAGE_STREAM = 2**31 + 1
 
 
 def sample_language(
-    env_id: str, env_settings: Mapping[str, Any], *, seed: int, restates_goal: bool = False
+    env_id: str, env_settings: Mapping[str, Any], *, seed: int, prompt: PromptSettings = DEFAULT_PROMPT
 ) -> tuple[list[str], list[str]]:
     """Play at random, and return the prompts that came up, with the phrases that deserve a token of their own.
 
@@ -31,14 +33,15 @@ def sample_language(
     Args:
         env_settings: keyword arguments of the environment.
         seed: of the episodes.
-        restates_goal: whether prompts tell the goal again (see `PromptSettings`).
+        prompt: how a run tells histories; what is read for its language is told as "append" tells them.
     """
+    prompt = replace(prompt, history="append")
     venv = make_venv(env_id, NUM_ENVS, env_settings)
     known = _phrases(env_id, env_settings)
     collector = Collector(
         venv,
         ScriptedEngine(),
-        prompt=PromptSettings(restates_goal=restates_goal),
+        prompt=prompt,
         acting=Acting(),
         seed=seed,
         episode_seed=lambda env_index, number: training_seed(seed, LANGUAGE_STREAM, env_index, number),
@@ -51,7 +54,7 @@ def sample_language(
         for turn in trajectory.turns:
             actions.update((decode(ids), None) for ids in turn.candidate_ids)
     venv.close()
-    return texts, [*actions, "\nObservation:", "\nAction to" if restates_goal else "\nAction:", *known]
+    return texts, [*actions, *appended_phrases(prompt), *known]
 
 
 def _phrases(env_id: str, env_settings: Mapping[str, Any]) -> tuple[str, ...]:

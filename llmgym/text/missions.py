@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import VectorEnv, VectorWrapper
 
-__all__ = ["OtherMissions"]
+__all__ = ["FindMission", "OtherMissions"]
 
 FindMission = Callable[[int | None, str], str]
 """From the seed of an episode and its own mission to the mission that is told."""

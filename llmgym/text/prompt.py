@@ -22,7 +22,15 @@ from llmgym.text.encoding import text_encoder
 from llmgym.text.length import check_length
 from llmgym.types import How, TokenIds, Tokenizer
 
-__all__ = ["AppendedPrompt", "Prompt", "PromptSettings", "WindowPrompt", "check_prompt", "make_prompt"]
+__all__ = [
+    "AppendedPrompt",
+    "Prompt",
+    "PromptSettings",
+    "WindowPrompt",
+    "appended_phrases",
+    "check_prompt",
+    "make_prompt",
+]
 
 
 Language = Literal["english", "french"]
@@ -126,6 +134,11 @@ def check_prompt(settings: PromptSettings, how: How) -> None:
             "Expected prompt.history=append and acting.how=score or constrained with prompt.restates_goal, found "
             f"history={settings.history} and how={how}. Set prompt.restates_goal=false, or these."
         )
+
+
+def appended_phrases(settings: PromptSettings) -> tuple[str, str]:
+    """Return the wordings that every turn of "append" has: before the observation, and before the action."""
+    return "\nObservation:", f"\n{_APPENDED_CUES[settings.language] if settings.restates_goal else 'Action:'}"
 
 
 class AppendedPrompt:
