@@ -118,16 +118,13 @@ def to_dict(settings: Any, base: Any = None) -> dict[str, Any]:
         value, default = getattr(settings, field.name), _default(type(settings), field, base)
         if dataclasses.is_dataclass(value):
             table[field.name] = to_dict(value, default)
+        elif isinstance(value, tuple):
+            table[field.name] = [to_dict(item) if dataclasses.is_dataclass(item) else item for item in value]
         elif value is not None:
-            table[field.name] = [*map(_plain, value)] if isinstance(value, tuple) else copy.deepcopy(value)
+            table[field.name] = copy.deepcopy(value)
         elif default is not None:
             table[field.name] = _NONE
     return table
-
-
-def _plain(item: Any) -> Any:
-    """Return an entry of a list as a file can hold it."""
-    return to_dict(item) if dataclasses.is_dataclass(item) else item
 
 
 def to_toml(settings: Any, *, with_help: bool = False) -> str:
@@ -185,8 +182,7 @@ def _parse_value(key: str, text: str) -> Any:
         if text[0] not in "\"'[{":
             return text
         raise ConfigError(f"Expected {key} to be a TOML value, found {text}: {error}. Check its quotes.") from error
-    is_plain = len(table) == 1 and isinstance(table["value"], bool | int | float | str | list | dict)
-    return table["value"] if is_plain else text
+    return table["value"] if len(table) == 1 and isinstance(table["value"], int | float | str | list | dict) else text
 
 
 def _build(cls: Any, data: Mapping[str, Any], path: str, base: Any, known: tuple[str, ...]) -> Any:
@@ -196,18 +192,16 @@ def _build(cls: Any, data: Mapping[str, Any], path: str, base: Any, known: tuple
     for key in data:
         if key not in fields:
             raise ConfigError(_unknown_key(_join(path, key), path, list(fields), known))
-    values = {}
-    for name, field in fields.items():
-        default, key = _default(cls, field, base), _join(path, name)
+    values = {name: _default(cls, field, base) for name, field in fields.items()}
+    for name, value in values.items():
+        key = _join(path, name)
         if name in data:
-            values[name] = _convert(hints[name], data[name], key, default, known)
-        elif default is dataclasses.MISSING:
+            values[name] = _convert(hints[name], data[name], key, value, known)
+        elif value is dataclasses.MISSING:
             raise ConfigError(
                 f"Expected a value for {key} ({type_text(hints[name])}), found none. "
                 f"Add it to the recipe, or use --set {key}=..."
             )
-        else:
-            values[name] = default
     return cls(**values)
 
 
@@ -294,8 +288,7 @@ def _toml_lines(table: Mapping[str, Any], path: str, helps: Mapping[str, str]) -
 
 
 def _toml_value(value: Any) -> str:
-    if value is None:
-        return f'"{_NONE}"'
+    value = _NONE if value is None else value
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml_value(item) for item in value)}]"
     if isinstance(value, dict):

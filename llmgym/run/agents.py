@@ -166,7 +166,7 @@ def find_agent(policy: str, env_id: str, env_settings: Mapping[str, Any]) -> Age
         return agent
     if policy not in EXPERTS:
         return None
-    from llmgym.run.clone import find_expert
+    from llmgym.run.showing import find_expert
 
     expert = find_expert(env_id, env_settings)
     if expert is None:

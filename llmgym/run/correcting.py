@@ -16,9 +16,10 @@ from llmgym.config import RunConfig
 from llmgym.rollout.async_collector import AsyncCollector
 from llmgym.rollout.coaching import Coached
 from llmgym.rollout.demonstrations import retell
-from llmgym.run.clone import expert_speaker, find_expert, shown_batch
+from llmgym.run.clone import expert_speaker, shown_batch
 from llmgym.run.report import Reporter
 from llmgym.run.seeds import training_seed
+from llmgym.run.showing import find_expert
 from llmgym.run.venv import make_envs
 from llmgym.types import Engine, Trajectory
 

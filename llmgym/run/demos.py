@@ -21,11 +21,11 @@ from llmgym.rollout.minari_format import DatasetFacts
 from llmgym.rollout.recording import Episode
 from llmgym.rollout.success import wilson_interval
 from llmgym.run.agents import EXPERTS, RANDOM, Agent, find_agent
-from llmgym.run.clone import demonstration_seeds, env_spec, find_expert
 from llmgym.run.policy import serve_policy
 from llmgym.run.recorded import agent_episodes, model_episodes
 from llmgym.run.report import Reporter, SilentReporter
 from llmgym.run.results import EvalRow
+from llmgym.run.showing import demonstration_seeds, env_spec, find_expert
 from llmgym.run.venv import check_env_id, make_env
 
 __all__ = ["DemosConfig", "DemosResult", "write_demos"]

@@ -21,7 +21,7 @@ from llmgym.learner import Learner
 from llmgym.rollout.batch import make_batch
 from llmgym.rollout.store import write_trajectories
 from llmgym.run.agents import RANDOM, RandomAgent
-from llmgym.run.clone import check_demonstrations, clone_expert
+from llmgym.run.clone import clone_expert
 from llmgym.run.collecting import open_collector
 from llmgym.run.correcting import correct_clone
 from llmgym.run.folder import RunFolder, write_whole
@@ -32,6 +32,7 @@ from llmgym.run.plot import plot_learning_curve
 from llmgym.run.report import Reporter, SilentReporter
 from llmgym.run.results import TrainResult, eval_row
 from llmgym.run.seeds import training_seed
+from llmgym.run.showing import check_demonstrations
 from llmgym.run.venv import check_env_id
 from llmgym.types import Engine
 

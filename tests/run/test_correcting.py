@@ -1,25 +1,20 @@
-"""What a clone learns from, in which order, and how it is corrected; from Python on the transformers engine."""
+"""Correcting a clone, from Python on the transformers engine."""
 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerFast
 
 import llmgym
-from llmgym.config import CloneSettings, CollectSettings, EvaluationSettings, Lesson, RunConfig, load_config
+from llmgym.config import CloneSettings, CollectSettings, EvaluationSettings, Lesson, RunConfig
 from llmgym.errors import ConfigError
 from llmgym.learner.settings import LearnerSettings
 from llmgym.learner.tiny import TinySettings
-from llmgym.run.clone import _episodes, demonstration_seeds
 from llmgym.run.report import SilentReporter
-from llmgym.text.prompt import PromptSettings
 from llmgym.types import Acting
 
 
@@ -99,24 +94,7 @@ def test_an_environment_without_an_expert_cannot_correct(tmp_path: Path) -> None
         llmgym.train(small_run(CLONE, env="llmgym/CartPole-v0"), tmp_path / "run")
 
 
-def test_easier_demonstrations_come_first_and_a_goal_may_be_told_again(tmp_path: Path) -> None:
-    clone = CloneSettings(episodes=2, lessons=(Lesson(3, {"num_dists": 1}),), epochs=1)
-    config = small_run(
-        clone, env="llmgym/BabyAI-GoToLocalS6N2-v0", updates=0, prompt=PromptSettings(restates_goal=True)
-    )
-    shown = list(_episodes(config))
-    # Five episodes: of the lesson the last third, one, would come among the first of the two others.
-    assert [len(set(re.findall(r"\w+ (?:ball|key|box)", " ".join(episode.texts)))) <= 1 for episode in shown[:3]] == [
-        True
-    ] * 3
-    assert [episode.seed for episode in shown[3:]] == list(islice(demonstration_seeds(0), 2))
-    assert len({episode.seed for episode in shown}) == 5
-    result = llmgym.train(config, tmp_path / "run")
-    assert load_config(tmp_path / "run" / "config.toml") == config
-    assert log_of(tmp_path / "run")[-1]["episodes"] == 5
-    clone_row, trained_row = result.rows[1:]
-    assert trained_row == replace(clone_row, name="trained"), "without an update it is the clone"
-    model = tmp_path / "run" / "model"
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
-    ids = tokenizer.encode("\nAction to go to the red ball: turn left", add_special_tokens=False)
-    assert [tokenizer.decode([one]) for one in ids] == ["\nAction to", " go to the", " red ball", ": turn left"]
+def test_without_an_update_the_clone_is_what_was_trained(tmp_path: Path) -> None:
+    result = llmgym.train(small_run(CloneSettings(episodes=2, epochs=1), updates=0), tmp_path / "run")
+    _, clone, trained = result.rows
+    assert trained == replace(clone, name="trained")

@@ -19,9 +19,9 @@ from llmgym.errors import ConfigError, DatasetError, EnvError
 from llmgym.learner import Learner
 from llmgym.learner.tiny import TinySettings
 from llmgym.rollout.datasets import read_dataset
-from llmgym.run.clone import check_demonstrations, demonstration_seeds, find_expert
 from llmgym.run.demos import DemosConfig, write_demos
 from llmgym.run.report import SilentReporter
+from llmgym.run.showing import check_demonstrations, demonstration_seeds, find_expert
 
 LEVEL = "llmgym/BabyAI-GoToObjS4-v0"
 LAKE = "llmgym/FrozenLake-v0"
@@ -63,13 +63,15 @@ def test_cloning_a_dataset_gives_the_learner_that_cloning_the_expert_gives(tmp_p
     llmgym.train(small_run(), tmp_path / "expert")
     llmgym.train(small_run(clone=CloneSettings(dataset="mine/bot-v0", epochs=1)), tmp_path / "dataset")
     llmgym.train(small_run(clone=CloneSettings(episodes=3, dataset="mine/bot-v0", epochs=1)), tmp_path / "fewer")
+    llmgym.train(small_run(clone=CloneSettings(episodes=99, dataset="mine/bot-v0", epochs=1)), tmp_path / "all")
     weights = {}
-    for name in ("expert", "dataset", "fewer"):
+    for name in ("expert", "dataset", "fewer", "all"):
         learner = Learner.load(tmp_path / name / "checkpoints" / "update-000000")
         weights[name] = {key: weight.detach().numpy().copy() for key, weight in learner.policy.named_parameters()}
         learner.close()
     for key, weight in weights["expert"].items():
         np.testing.assert_array_equal(weight, weights["dataset"][key])
+        np.testing.assert_array_equal(weight, weights["all"][key], "more than there are")
     assert any((weight != weights["fewer"][key]).any() for key, weight in weights["expert"].items())
 
 

@@ -5,6 +5,7 @@ import pytest
 from llmgym.learner.tiny import build_tokenizer
 from llmgym.run.language import sample_language
 from llmgym.run.venv import make_env
+from llmgym.text.prompt import Language, PromptSettings
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +52,12 @@ def test_unknown_words_are_still_written(babyai_language: tuple[list[str], list[
     tokenizer = build_tokenizer(*babyai_language, vocab_size=1000)
     text = "\nObservation: You see a crimson dax 1 step left"
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+@pytest.mark.parametrize(("language", "cue"), [("english", "\nAction to"), ("french", "\nAction pour")])
+def test_a_goal_that_is_told_again_has_phrases_too(language: Language, cue: str) -> None:
+    prompt = PromptSettings(restates_goal=True, language=language)
+    texts, phrases = sample_language("llmgym/BabyAI-GoToLocalS6N2-v0", {}, seed=0, prompt=prompt)
+    tokenizer = build_tokenizer(texts, phrases, vocab_size=1000)
+    ids = tokenizer.encode(f"{cue} go to the red ball: turn left", add_special_tokens=False)
+    assert [tokenizer.decode([one]) for one in ids] == [cue, " go to the", " red ball", ": turn left"]
