@@ -25,4 +25,5 @@ def config(
     from llmgym.config import load_config
     from llmgym.settings import to_toml
 
-    typer.echo(to_toml(load_config(path, overrides or []), with_help=True), nl=False)
+    config = load_config(path, overrides or [])
+    typer.echo(to_toml(config, with_help=True, more_helps=config.algorithm_helps()), nl=False)

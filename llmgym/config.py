@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from llmgym.algorithms import PPO
+from llmgym.algorithms import Algorithm, algorithm_class
+from llmgym.algorithms.algorithm import compares_groups
 from llmgym.engine import Backend, EngineSettings
-from llmgym.errors import ConfigError, PromptError
+from llmgym.errors import ConfigError, LearnerError, PromptError
 from llmgym.learner.settings import LearnerSettings
 from llmgym.learner.tiny import TinySettings
 from llmgym.rollout.batch import ReturnSettings
 from llmgym.rollout.clone_settings import CloneSettings, Lesson
-from llmgym.settings import apply_overrides, from_dict, read_toml
+from llmgym.settings import apply_overrides, describe, from_dict, read_toml, to_dict
 from llmgym.text.prompt import PromptSettings, check_prompt
 from llmgym.types import Acting
 
@@ -37,12 +38,18 @@ class CollectSettings:
     Attributes:
         num_envs: environments stepped together.
         steps_per_update: steps of every environment between two updates; unfinished episodes go on in the next.
+        episodes_per_update: whole episodes of every environment between two updates, for algorithms without a critic;
+            those with one take steps_per_update instead.
+        group_size: environments that begin their episodes alike, for algorithms that compare such; num_envs is a
+            multiple of it.
         barrier: whether environments wait for each other at every step. Without, each steps as soon as its action is
             there: faster where answers differ in length, with the same outcome.
     """
 
     num_envs: int = 32
     steps_per_update: int = 32
+    episodes_per_update: int = 1
+    group_size: int = 8
     barrier: bool = True
 
 
@@ -66,6 +73,8 @@ _LEAST = {
     "checkpoint_every": 1,
     "collect.num_envs": 1,
     "collect.steps_per_update": 1,
+    "collect.episodes_per_update": 1,
+    "collect.group_size": 1,
     "clone.episodes": 0,
     "clone.rounds": 0,
     "clone.round_episodes": 1,
@@ -96,7 +105,7 @@ class RunConfig:
         returns: how rewards become advantages.
         clone: learning from demonstrations first.
         learner: what is trained, and how fast.
-        ppo: the loss.
+        algorithm: the loss: its name ("ppo" if there is none, or "module:Class" for one of your own), and its settings.
         engine: how the engine runs.
         evaluation: how policies are measured.
     """
@@ -115,11 +124,14 @@ class RunConfig:
     returns: ReturnSettings = field(default_factory=ReturnSettings)
     clone: CloneSettings = field(default_factory=CloneSettings)
     learner: LearnerSettings = field(default_factory=LearnerSettings)
-    ppo: PPO = field(default_factory=PPO)
+    algorithm: dict[str, Any] = field(default_factory=dict)
     engine: EngineSettings = field(default_factory=EngineSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def __post_init__(self) -> None:
+        # Every setting of the algorithm is written out, so that a run's file says all that it was made with.
+        name = self.algorithm.get("name", "ppo")
+        object.__setattr__(self, "algorithm", {"name": name, **to_dict(self.make_algorithm())})
         for name, least in _LEAST.items():
             _at_least(name, attrgetter(name)(self), least)
         for number, lesson in enumerate(self.clone.lessons):
@@ -148,10 +160,42 @@ class RunConfig:
                 f"{self.engine.max_lora_rank}. Set engine.max_lora_rank={lora.rank}."
             )
         _check_4bit(self.learner, self.engine, self.backend)
+        _check_groups(self)
         try:
             check_prompt(self.prompt, self.acting.how)
         except PromptError as problem:
             raise ConfigError(str(problem)) from None
+
+    def make_algorithm(self) -> Algorithm:
+        """Return the algorithm with its settings.
+
+        Raises:
+            ConfigError: there is none of that name, or it has no such setting.
+        """
+        cls = _algorithm_class(self.algorithm)
+        return from_dict(cls, {key: value for key, value in self.algorithm.items() if key != "name"}, "algorithm")
+
+    def algorithm_helps(self) -> dict[str, str]:
+        """Return the help of every setting of the algorithm, by its dotted key."""
+        return {setting.key: setting.help for setting in describe(_algorithm_class(self.algorithm), "algorithm")}
+
+
+def _algorithm_class(table: dict[str, Any]) -> type[Algorithm]:
+    """Return the class that a table names.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        cls = algorithm_class(str(table.get("name", "ppo")))
+    except LearnerError as problem:
+        raise ConfigError(f"{problem} It is algorithm.name in the recipe.") from problem
+    if not is_dataclass(cls):
+        raise ConfigError(
+            f"Expected algorithm.name to name a dataclass, whose fields are settings, found {table['name']!r}. "
+            "Decorate it with @dataclass(frozen=True)."
+        )
+    return cls
 
 
 @dataclass(frozen=True)
@@ -187,6 +231,19 @@ class EvalConfig:
         _at_least("episodes", self.episodes, 1)
         _at_least("num_envs", self.num_envs, 1)
         _at_least("first_episode", self.first_episode, 0)
+
+
+def _check_groups(config: RunConfig) -> None:
+    """Refuse groups that cannot be compared."""
+    if not compares_groups(config.make_algorithm()):
+        return
+    size, num_envs = config.collect.group_size, config.collect.num_envs
+    if size < 2 or num_envs % size:
+        raise ConfigError(
+            f"Expected collect.group_size of at least 2 that divides collect.num_envs ({num_envs}) for algorithm "
+            f"{config.algorithm['name']!r}, which compares episodes from the same start, found {size}. Change one of "
+            "them."
+        )
 
 
 def load_config(recipe: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -5,8 +5,8 @@ Knows numpy only. Everybody imports them from `llmgym.types`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -84,6 +84,8 @@ class Choice:
         is_parsed: whether the action is what the model said; False where it is the fallback.
         is_ended: whether the last free token is the end of the sequence. It was sampled and counts, but whatever is
             read after it goes on without it.
+        draw_logprobs: behaviour log-probability of every draw, where there were several: of each free token, and then
+            of the action, unless the answer named it; () where the action was the only draw. They add up to logprob.
     """
 
     index: int
@@ -96,6 +98,7 @@ class Choice:
     text: str = ""
     is_parsed: bool = True
     is_ended: bool = False
+    draw_logprobs: tuple[float, ...] = ()
 
     @property
     def kept_ids(self) -> TokenIds:
@@ -152,6 +155,8 @@ class Turn:
         is_parsed: False where an answer of "text" named no action, and the fallback was taken.
         is_ended: whether the last of the sampled tokens is the end of the sequence, without which cue and later prompts
             go on.
+        draw_logprobs: behaviour log-probability of every draw where there were several, as in `Choice`.
+        state_key: names the state of the environment that the turn was taken in: the same for equal states.
     """
 
     prompt_ids: npt.NDArray[np.int32]
@@ -166,11 +171,18 @@ class Turn:
     cue_ids: TokenIds = ()
     is_parsed: bool = True
     is_ended: bool = False
+    draw_logprobs: tuple[float, ...] = ()
+    state_key: int = 0
 
     @property
     def kept_ids(self) -> TokenIds:
         """Free tokens as they stand in what is read after them: without the end of the sequence."""
         return self.sampled_ids[:-1] if self.is_ended else self.sampled_ids
+
+    @property
+    def num_draws(self) -> int:
+        """How often something was drawn: every free token, and the action unless an answer named it."""
+        return max(1, len(self.draw_logprobs))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,14 +207,20 @@ class Trajectory:
 class Batch:
     """What the learner learns from: turns in the order they were taken, trajectory after trajectory.
 
+    Credit is given to units: to turns, or, by algorithms that want it, to every draw of every turn.
+
     Attributes:
         turns: num_turns turns.
-        advantages: float32 (num_turns,).
-        returns: float32 (num_turns,); regression target of the value head.
-        values: float32 (num_turns,); the value head's prediction when the batch was made.
+        advantages: float32 (num_units,).
+        returns: float32 (num_units,); regression target of the value head.
+        values: float32 (num_units,); the value head's prediction when the batch was made.
+        trajectory_turns: number of turns of every trajectory, adding up to num_turns; None for one turn each.
+        metrics: what else was found when the batch was made, by name.
     """
 
     turns: tuple[Turn, ...]
     advantages: FloatArray
     returns: FloatArray
     values: FloatArray
+    trajectory_turns: tuple[int, ...] | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)

@@ -228,6 +228,16 @@ class BatchTextLevel(VectorEnv[Seen, Any, Any]):
             return {"image": self._images.copy(), "mission": tuple(self._missions)}
         return {"mission": tuple(self._missions), "text": tuple(self._texts)}
 
+    def call(self, name: str) -> tuple[int, ...]:
+        """Call a method of every level: "state_key", which is all that is known of their states here.
+
+        Raises:
+            AttributeError: another method is asked for.
+        """
+        if name != "state_key":
+            raise AttributeError(f"Expected 'state_key', found {name!r}: a level knows nothing of its batch.")
+        return self._grid.state_keys()
+
     def _inform(self, mask: Bools | None) -> dict[str, Any]:
         """Return the infos of the environments of a mask, of all where it is None, in Gymnasium's form."""
         infos: dict[str, Any] = {}

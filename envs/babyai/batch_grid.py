@@ -20,6 +20,7 @@ from llmgym.envs.babyai.batch_view import (
     view_offsets,
 )
 from llmgym.errors import EnvError
+from llmgym.text.state_key import state_key
 
 __all__ = ["LEFT", "BatchGrid"]
 
@@ -64,6 +65,12 @@ class BatchGrid:
         self.position = np.full(num_envs, MARGIN * self._stride + MARGIN)
         self.direction = np.zeros(num_envs, dtype=np.int64)
         self.carried = np.zeros(num_envs, dtype=np.int64)
+
+    def state_keys(self) -> tuple[int, ...]:
+        """Return a number for the state of every grid: what lies where, how it looks, and the agent."""
+        agents = np.stack([self.position, self.direction, self.carried], axis=1)
+        rows = zip(self.cells, self.looks, agents, strict=True)
+        return tuple(state_key(cells.tobytes(), looks.tobytes(), agent.tobytes()) for cells, looks, agent in rows)
 
     def load(self, index: int, level: Any) -> dict[WorldObj, int]:
         """Take over the grid and the agent of a level that was just reset, and return the numbers of its things.

@@ -20,6 +20,7 @@ from llmgym.envs.babyai.mixed_level import MixedLevel
 from llmgym.envs.babyai.reachability import check_objs_reachable
 from llmgym.errors import EnvError
 from llmgym.text.space import UnicodeText
+from llmgym.text.state_key import state_key
 
 __all__ = ["ACTIONS", "TextLevel", "make"]
 
@@ -145,6 +146,13 @@ class TextLevel(gymnasium.Wrapper[Any, Any, Any, Any]):
         observation, reward, terminated, truncated, info = self.env.step(int(action))
         seen, info = self._read(observation, info)
         return seen, reward, terminated, truncated, info
+
+    def state_key(self) -> int:
+        """Return a number for the state that the level is in: the grid, the agent, and what it carries."""
+        level: Any = self.env
+        held = level.carrying
+        carried = "" if held is None else f"{held.color} {held.type}"
+        return state_key(level.grid.encode().tobytes(), str(tuple(level.agent_pos)), int(level.agent_dir), carried)
 
     def _read(self, observation: dict[str, Any], info: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         mission = translate_mission(observation["mission"], self.mission_language)

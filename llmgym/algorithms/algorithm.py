@@ -1,4 +1,4 @@
-"""An algorithm: a loss over turns, and how often to take it. Knows no model and no optimizer.
+"""An algorithm: a loss, how often to take it, and what advantage is. Knows no model and no optimizer.
 
 A user's own algorithm is a class of ten lines; nothing needs to be inherited or registered:
 
@@ -10,73 +10,39 @@ A user's own algorithm is a class of ten lines; nothing needs to be inherited or
         def loss(self, outputs, targets):
             loss = targets.mean(-targets.returns * outputs.logprobs)
             return loss, {"policy_loss": loss}
+
+Without more, credit is given to turns, and advantages are estimated with a critic (`llmgym.algorithms.gae`). What else
+an algorithm may want, it says by having the attributes of one of the protocols behind `Algorithm`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from llmgym.errors import LearnerError
+from llmgym.algorithms.returns import ReturnSettings
+from llmgym.algorithms.units import Credit, Estimates, Outputs, Targets
+from llmgym.types import FloatArray, Trajectory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Algorithm", "Outputs", "ReadsText", "StopsEarly", "Targets", "head_output"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Outputs:
-    """What the learner says now of B turns, differentiable.
-
-    Attributes:
-        logprobs: float32 (B,); log-probability of all that was drawn: of the free tokens, and of the action.
-        action_logprobs: float32 (B, most actions); of every action, -inf where a turn has fewer; no column where
-            actions are named by free text.
-        entropies: float32 (B,); of the distribution over actions, in nats; with free tokens, the sum along them of
-            the entropy that each was drawn with, which estimates that of the whole answer.
-        heads: name of each head to float32 (B,).
-        text_logprobs: float32 (B,); mean log-probability of the tokens that each turn's prompt adds to the one before
-            (what was said, and what was observed then); None unless the algorithm `ReadsText`.
-    """
-
-    logprobs: Tensor
-    action_logprobs: Tensor
-    entropies: Tensor
-    heads: Mapping[str, Tensor]
-    text_logprobs: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Targets:
-    """What was recorded of the same B turns: one part of a minibatch of num_turns turns.
-
-    Attributes:
-        actions: int64 (B,); index of the action taken.
-        behaviour_logprobs: float32 (B,); log-probability of all that was drawn, when it was.
-        advantages: float32 (B,).
-        normalized_advantages: float32 (B,); shifted and scaled to mean 0 and deviation 1 over the whole batch.
-        returns: float32 (B,); target of the value head.
-        values: float32 (B,); what the value head said when the batch was made.
-        num_turns: turns of the whole minibatch, at least B.
-    """
-
-    actions: Tensor
-    behaviour_logprobs: Tensor
-    advantages: Tensor
-    normalized_advantages: Tensor
-    returns: Tensor
-    values: Tensor
-    num_turns: int
-
-    def mean(self, per_turn: Tensor) -> Tensor:
-        """Return this part's share of the minibatch's mean of per_turn, float32 (B,): a scalar.
-
-        The sum is divided by the turns of the whole minibatch, so that its parts add up to the same loss and the
-        same gradient however it is split to fit into memory.
-        """
-        return per_turn.sum() / self.num_turns
+__all__ = [
+    "Algorithm",
+    "ComparesGroups",
+    "ComparesStates",
+    "ComparesToReference",
+    "CreditsDraws",
+    "EstimatesAdvantages",
+    "ReadsText",
+    "SamplesDynamically",
+    "StopsEarly",
+    "compares_groups",
+    "compares_states",
+    "credit_of",
+    "needs_values",
+    "wants_reference",
+]
 
 
 class Algorithm(Protocol):
@@ -95,7 +61,8 @@ class Algorithm(Protocol):
     def loss(self, outputs: Outputs, targets: Targets) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return the loss to minimise, a scalar, and metrics, scalars without gradient.
 
-        Both are `targets.mean` of something per turn, or a sum of such: parts of a minibatch are added up.
+        Both are `targets.mean` of something per unit, or one of its like, or a sum of such: parts of a minibatch are
+        added up.
         """
         ...
 
@@ -119,16 +86,99 @@ class ReadsText(Protocol):
         ...
 
 
-def head_output(outputs: Outputs, name: str) -> Tensor:
-    """Return what a head said: float32 (B,).
+@runtime_checkable
+class CreditsDraws(Protocol):
+    """An algorithm that may give credit to every draw instead of to turns."""
 
-    Raises:
-        LearnerError: the learner has no such head.
-    """
-    if name not in outputs.heads:
-        found = ", ".join(outputs.heads) or "none"
-        raise LearnerError(
-            f"Expected the learner to have a head {name!r}, found: {found}. "
-            f"Pass heads={{{name!r}: ValueHead}} to Learner, or set the algorithm's value_coef to 0."
-        )
-    return outputs.heads[name]
+    @property
+    def credit(self) -> Credit:
+        """What a unit is."""
+        ...
+
+
+@runtime_checkable
+class EstimatesAdvantages(Protocol):
+    """An algorithm that has its own way to estimate advantages; without one, they are estimated as by `gae`."""
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether it needs a critic's values. An algorithm that does not is given whole episodes."""
+        ...
+
+    def estimate(
+        self, trajectories: Sequence[Trajectory], values: Sequence[FloatArray] | None, settings: ReturnSettings
+    ) -> Estimates:
+        """Estimate advantages and returns.
+
+        Args:
+            trajectories: stretches of episodes; whole ones where needs_values is False.
+            values: for each, float32 (num_units + 1,): of the state of every unit, and of that after the last turn;
+                None where needs_values is False.
+            settings: how rewards add up.
+        """
+        ...
+
+
+@runtime_checkable
+class ComparesGroups(Protocol):
+    """An algorithm that may compare episodes from the same start."""
+
+    @property
+    def needs_groups(self) -> bool:
+        """Whether several episodes have to begin alike."""
+        ...
+
+
+@runtime_checkable
+class ComparesStates(Protocol):
+    """An algorithm that compares turns in the same state of the environment, by `Turn.state_key`."""
+
+    @property
+    def needs_states(self) -> bool:
+        """Whether turns have to know their states."""
+        ...
+
+
+@runtime_checkable
+class SamplesDynamically(Protocol):
+    """An algorithm that collects again until enough of what it collects is kept."""
+
+    @property
+    def max_collections(self) -> int:
+        """How often, at most, an update collects."""
+        ...
+
+
+@runtime_checkable
+class ComparesToReference(Protocol):
+    """An algorithm that may hold the policy near to what it was."""
+
+    @property
+    def reference_coef(self) -> float:
+        """Weight of the distance, at least 0; at 0 the reference policy is not asked."""
+        ...
+
+
+def credit_of(algorithm: Algorithm) -> Credit:
+    """Return what an algorithm gives credit to."""
+    return algorithm.credit if isinstance(algorithm, CreditsDraws) else "turn"
+
+
+def needs_values(algorithm: Algorithm) -> bool:
+    """Tell whether an algorithm needs a critic's values; one that does not is given whole episodes."""
+    return not isinstance(algorithm, EstimatesAdvantages) or algorithm.needs_values
+
+
+def compares_groups(algorithm: Algorithm) -> bool:
+    """Tell whether an algorithm needs several episodes from each start."""
+    return isinstance(algorithm, ComparesGroups) and algorithm.needs_groups
+
+
+def compares_states(algorithm: Algorithm) -> bool:
+    """Tell whether an algorithm needs `Turn.state_key`."""
+    return isinstance(algorithm, ComparesStates) and algorithm.needs_states
+
+
+def wants_reference(algorithm: Algorithm) -> bool:
+    """Tell whether an algorithm needs `Targets.reference_logprobs`."""
+    return isinstance(algorithm, ComparesToReference) and algorithm.reference_coef > 0

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmgym.algorithms.algorithm import Outputs, Targets, head_output
 from llmgym.algorithms.ppo import value_loss
+from llmgym.algorithms.units import Outputs, Targets, head_output
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,20 +2,61 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Mapping
 from types import MappingProxyType
 
+from llmgym.algorithms.a2c import A2C
+from llmgym.algorithms.algorithm import Algorithm
 from llmgym.algorithms.clone import BehaviourCloning
+from llmgym.algorithms.dapo import DAPO
+from llmgym.algorithms.dr_grpo import DrGRPO
+from llmgym.algorithms.gigpo import GiGPO
+from llmgym.algorithms.grpo import GRPO
+from llmgym.algorithms.gspo import GSPO
 from llmgym.algorithms.ppo import PPO
+from llmgym.algorithms.reinforce_pp import ReinforcePP
+from llmgym.algorithms.rejection import RejectionSampling
+from llmgym.algorithms.rloo import RLOO
 from llmgym.errors import LearnerError, did_you_mean
 
-__all__ = ["ALGORITHMS", "algorithm_class"]
+__all__ = ["ALGORITHMS", "algorithm_class", "algorithm_name", "register_algorithm"]
 
-ALGORITHMS = MappingProxyType({"ppo": PPO, "clone": BehaviourCloning})
+_CLASSES: dict[str, type[Algorithm]] = {
+    "ppo": PPO,
+    "a2c": A2C,
+    "rloo": RLOO,
+    "reinforce++": ReinforcePP,
+    "grpo": GRPO,
+    "dr-grpo": DrGRPO,
+    "dapo": DAPO,
+    "gspo": GSPO,
+    "gigpo": GiGPO,
+    "rejection": RejectionSampling,
+    "clone": BehaviourCloning,
+}
+ALGORITHMS: Mapping[str, type[Algorithm]] = MappingProxyType(_CLASSES)
 """Name to class: what a recipe or a checkpoint may name."""
 
 
-def algorithm_class(name: str) -> type[PPO] | type[BehaviourCloning]:
-    """Return the class of a named algorithm.
+def register_algorithm(name: str, algorithm: type[Algorithm]) -> None:
+    """Give an algorithm a name, under which recipes and checkpoints find it in this process.
+
+    Args:
+        algorithm: a frozen dataclass, whose fields with their defaults are its settings.
+
+    Raises:
+        LearnerError: another class has that name.
+    """
+    taken = _CLASSES.setdefault(name, algorithm)
+    if taken is not algorithm:
+        raise LearnerError(
+            f"Expected a new name for {algorithm.__name__}, got {name!r}, which is {taken.__name__}. Choose another."
+        )
+
+
+def algorithm_class(name: str) -> type[Algorithm]:
+    """Return the class of an algorithm: one that has a name, or "module:Class", which is imported.
 
     Raises:
         LearnerError: there is none of that name.
@@ -23,8 +64,26 @@ def algorithm_class(name: str) -> type[PPO] | type[BehaviourCloning]:
     >>> algorithm_class("ppo")(clip=0.1).clip
     0.1
     """
+    module, _, attribute = name.partition(":")
+    if attribute:
+        try:
+            found: type[Algorithm] = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise LearnerError(
+                f"Expected an algorithm at {name!r}, found none: {error}. Write it as module:Class, with the module "
+                "where Python finds it."
+            ) from error
+        return found
     if name not in ALGORITHMS:
         raise LearnerError(
-            f"Expected an algorithm among {', '.join(ALGORITHMS)}, got {name!r}.{did_you_mean(name, ALGORITHMS)}"
+            f"Expected an algorithm among {', '.join(ALGORITHMS)}, or module:Class, got {name!r}."
+            f"{did_you_mean(name, ALGORITHMS)}"
         )
     return ALGORITHMS[name]
+
+
+def algorithm_name(algorithm: Algorithm) -> str:
+    """Return what `algorithm_class` finds an algorithm's class by."""
+    cls = type(algorithm)
+    named = next((name for name, known in ALGORITHMS.items() if known is cls), None)
+    return named or f"{cls.__module__}:{cls.__qualname__}"

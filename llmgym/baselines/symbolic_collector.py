@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from llmgym.algorithms import advantages_and_returns
+from llmgym.algorithms.returns import ReturnSettings
 from llmgym.baselines.episodes import EpisodeStream
 from llmgym.baselines.symbolic_policy import SIDE, SymbolicPolicy
 from llmgym.baselines.vocabulary import Vocabulary
-from llmgym.rollout.batch import ReturnSettings
 
 __all__ = ["Experience", "SymbolicCollector", "estimate_advantages"]
 

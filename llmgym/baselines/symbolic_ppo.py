@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from llmgym.algorithms import PPO, Outputs, Targets
+from llmgym.algorithms.returns import ReturnSettings
 from llmgym.baselines.episodes import EpisodeStream
 from llmgym.baselines.ranges import check_ranges
 from llmgym.baselines.symbolic_collector import Experience, SymbolicCollector, estimate_advantages
 from llmgym.baselines.symbolic_policy import NetworkSettings, SymbolicPolicy
 from llmgym.baselines.vocabulary import Vocabulary
-from llmgym.rollout.batch import ReturnSettings
 
 __all__ = ["SymbolicPPO", "SymbolicPPOSettings"]
 
@@ -112,6 +112,8 @@ class SymbolicPPO:
         for _ in range(self.settings.ppo.epochs):
             epoch: dict[str, float] = {}
             for rows in self._minibatches():
+                num_turns = len(rows) * len(advantages)
+                ones = advantages.new_ones(num_turns)
                 targets = Targets(
                     actions=experience.actions[:, rows].flatten(),
                     behaviour_logprobs=experience.logprobs[:, rows].flatten(),
@@ -119,7 +121,10 @@ class SymbolicPPO:
                     normalized_advantages=normalized[:, rows].flatten(),
                     returns=returns[:, rows].flatten(),
                     values=experience.values[:, rows].flatten(),
-                    num_turns=len(rows) * len(advantages),
+                    num_units=num_turns,
+                    num_draws=ones,
+                    trajectory_units=ones,
+                    num_trajectories=num_turns,
                 )
                 for name, metric in self._improve(experience, rows, targets).items():
                     epoch[name] = epoch.get(name, 0.0) + float(metric) * len(rows) / self._stream.num_envs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +80,7 @@ def _constrain(request: ActRequest, backend: Backend) -> ChoiceJob:
     (sampled,) = yield [ask]
     index = closed.index(sampled.token_ids)
     logprobs: FloatArray = np.full(len(closed), np.nan, dtype=np.float32)
-    logprobs[index] = _total(sampled, ask)
+    logprobs[index] = math.fsum(_drawn(sampled, ask))
     return Choice(index, float(logprobs[index]), logprobs, request.decision.candidate_ids, request.version)
 
 
@@ -87,7 +88,7 @@ def _write(request: ActRequest, backend: Backend) -> ChoiceJob:
     """Sample an answer freely, and find the action that it names."""
     # Before anything is computed: a parser that cannot be loaded is a mistake in the settings.
     parse = request.parse or (load_parser(request.acting.parser) if request.acting.parser else find_action)
-    sampled, logprob = yield from _sample(request)
+    sampled, logprobs = yield from _sample(request)
     found = parse(sampled.text, request.decision.actions)
     num_actions = len(request.decision.actions)
     if found is not None and not 0 <= found < num_actions:
@@ -96,23 +97,24 @@ def _write(request: ActRequest, backend: Backend) -> ChoiceJob:
             f"answer {sampled.text!r}. Mend the parser."
         )
     index = _fallback(request) if found is None else int(found)
-    logprobs: FloatArray = np.full(len(request.decision.actions), np.nan, dtype=np.float32)
+    unknown: FloatArray = np.full(num_actions, np.nan, dtype=np.float32)
     return Choice(
         index,
-        logprob,
-        logprobs,
+        math.fsum(logprobs),
+        unknown,
         request.decision.candidate_ids,
         request.version,
         sampled_ids=sampled.token_ids,
         text=sampled.text,
         is_parsed=found is not None,
         is_ended=_is_ended(sampled, backend),
+        draw_logprobs=logprobs,
     )
 
 
 def _reason(request: ActRequest, backend: Backend) -> ChoiceJob:
     """Sample a thought, put the cue behind it, and draw among the candidates; the log-probability is of both."""
-    sampled, thought_logprob = yield from _sample(request)
+    sampled, thought_logprobs = yield from _sample(request)
     is_ended = _is_ended(sampled, backend)
     kept_ids = sampled.token_ids[:-1] if is_ended else sampled.token_ids
     cue_ids = request.decision.cue_ids
@@ -120,9 +122,10 @@ def _reason(request: ActRequest, backend: Backend) -> ChoiceJob:
     trie = build_trie(request.decision.candidate_ids)
     logprobs = yield from node_logprobs(context_ids, trie, request.adapter, backend)
     index, distribution = choose_candidate(trie, logprobs, request.acting, request.entropy)
+    draw_logprobs = (*thought_logprobs, float(distribution[index]))
     return Choice(
         index,
-        thought_logprob + float(distribution[index]),
+        math.fsum(draw_logprobs),
         distribution,
         request.decision.candidate_ids,
         request.version,
@@ -130,6 +133,7 @@ def _reason(request: ActRequest, backend: Backend) -> ChoiceJob:
         cue_ids=cue_ids,
         text=sampled.text,
         is_ended=is_ended,
+        draw_logprobs=draw_logprobs,
     )
 
 
@@ -142,8 +146,8 @@ def _is_ended(sampled: Sampled, backend: Backend) -> bool:
     return last == backend.tokenizer.eos_token_id or is_special
 
 
-def _sample(request: ActRequest) -> Generator[Sequence[Ask], list[Any], tuple[Sampled, float]]:
-    """Sample freely; return the answer and the log-probability of all its tokens."""
+def _sample(request: ActRequest) -> Generator[Sequence[Ask], list[Any], tuple[Sampled, tuple[float, ...]]]:
+    """Sample freely; return the answer and the log-probability of each of its tokens."""
     ask = AskSample(
         request.decision.context_ids,
         request.acting.max_new_tokens,
@@ -153,15 +157,14 @@ def _sample(request: ActRequest) -> Generator[Sequence[Ask], list[Any], tuple[Sa
         adapter=request.adapter,
     )
     (sampled,) = yield [ask]
-    return sampled, _total(sampled, ask)
+    return sampled, _drawn(sampled, ask)
 
 
-def _total(sampled: Sampled, ask: AskSample) -> float:
-    """Return the log-probability of all sampled tokens; at temperature 0 the draw was certain."""
-    total = float(sampled.logprobs.sum(dtype=np.float64))
-    if np.isnan(total):
+def _drawn(sampled: Sampled, ask: AskSample) -> tuple[float, ...]:
+    """Return the log-probability of every sampled token; at temperature 0 the draws were certain."""
+    if np.isnan(sampled.logprobs).any():
         raise NonFiniteError(ask)
-    return 0.0 if ask.temperature == 0 else total
+    return tuple(0.0 if ask.temperature == 0 else float(logprob) for logprob in sampled.logprobs)
 
 
 def _fallback(request: ActRequest) -> int:

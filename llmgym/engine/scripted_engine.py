@@ -212,7 +212,8 @@ class ScriptedEngine:
             fallback = actions.index(acting.fallback) if acting.fallback in actions else 0
             index = fallback if found is None else found
             parsed = found is not None
-            return Choice(index, 0.0, unknown, ids, self.version, sampled_ids, (), text, parsed, is_ended)
+            certain = (0.0,) * len(sampled_ids)
+            return Choice(index, 0.0, unknown, ids, self.version, sampled_ids, (), text, parsed, is_ended, certain)
         if acting.how == "constrained":
             close_prefixes(ids, self.tokenizer.eos_token_id)
         kept_ids = sampled_ids[:-1] if is_ended else sampled_ids
@@ -224,7 +225,10 @@ class ScriptedEngine:
         index, distribution = choose_candidate(trie, logprobs, Acting("score", "sum", acting.temperature), entropy)
         logprob = float(distribution[index])
         cue_ids = decision.cue_ids
-        return Choice(index, logprob, distribution, ids, self.version, sampled_ids, cue_ids, text, True, is_ended)
+        draws = (*([0.0] * len(sampled_ids)), logprob) if sampled_ids else ()
+        return Choice(
+            index, logprob, distribution, ids, self.version, sampled_ids, cue_ids, text, True, is_ended, draws
+        )
 
     def _spread(self, context_ids: tuple[int, ...], candidate_ids: tuple[int, ...]) -> FloatArray:
         total = self._logprob(self.tokenizer.decode(context_ids), self.tokenizer.decode(candidate_ids))

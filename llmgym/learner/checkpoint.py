@@ -6,6 +6,7 @@ a model that has a folder or hub id of its own
 adapter/                 the adapter, in PEFT's format
 heads.safetensors        the heads
 optimizer.safetensors    the optimizer's state, "<parameter>:<entry>"
+reference.safetensors    the weights of the reference policy, where there is one
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from torch import Tensor
 
-from llmgym.algorithms import ALGORITHMS, Algorithm, algorithm_class
+from llmgym.algorithms import Algorithm, algorithm_class, algorithm_name
 from llmgym.errors import LearnerError
 from llmgym.learner.heads import HeadSpec, ValueHead
 from llmgym.learner.lora import LoraSettings
@@ -57,6 +58,12 @@ class Settings:
     load_in_4bit: bool = False
     optimizer: OptimizerName = "adamw"
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `Learner` that make a learner with these settings."""
+        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "source"}
+        named["max_tokens_per_microbatch"] = named.pop("max_tokens")
+        return named
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -84,6 +91,7 @@ class SavedLearner:
         adapter_tensors: of the adapter, by PEFT's names; None where all weights are learned.
         head_tensors: of the heads, by name.
         optimizer_tensors: of the optimizer.
+        reference_tensors: of the reference policy; None where there is none.
     """
 
     checkpoint: Checkpoint
@@ -92,6 +100,7 @@ class SavedLearner:
     adapter_tensors: Mapping[str, Tensor] | None
     head_tensors: Mapping[str, Tensor]
     optimizer_tensors: Mapping[str, Tensor]
+    reference_tensors: Mapping[str, Tensor] | None = None
 
     def restore(self, policy: Policy) -> None:
         """Set the adapter and the heads of a policy that was built from this checkpoint.
@@ -111,7 +120,11 @@ class SavedLearner:
 
 
 def write_checkpoint(
-    folder: Path, checkpoint: Checkpoint, policy: Policy, optimizer_tensors: Mapping[str, Tensor]
+    folder: Path,
+    checkpoint: Checkpoint,
+    policy: Policy,
+    optimizer_tensors: Mapping[str, Tensor],
+    reference_tensors: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the files of a checkpoint into an existing folder.
 
@@ -120,6 +133,7 @@ def write_checkpoint(
         checkpoint: settings and state.
         policy: the model and heads.
         optimizer_tensors: state of the optimizer.
+        reference_tensors: weights of the reference policy, if there is one.
     """
     from safetensors.torch import save_file
 
@@ -133,6 +147,8 @@ def write_checkpoint(
     head_tensors = {name: value.detach().cpu().contiguous() for name, value in policy.heads.state_dict().items()}
     save_file(head_tensors, folder / "heads.safetensors")
     save_file(dict(optimizer_tensors), folder / "optimizer.safetensors")
+    if reference_tensors is not None:
+        save_file(dict(reference_tensors), folder / "reference.safetensors")
     settings = checkpoint.settings
     record = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     record["acting"] = dataclasses.asdict(settings.acting)
@@ -182,6 +198,9 @@ def read_checkpoint(folder: Path, *, heads: Mapping[str, HeadSpec] | None, algor
         else None,
         head_tensors=load_file(folder / "heads.safetensors"),
         optimizer_tensors=load_file(folder / "optimizer.safetensors"),
+        reference_tensors=load_file(folder / "reference.safetensors")
+        if (folder / "reference.safetensors").is_file()
+        else None,
     )
 
 
@@ -199,9 +218,10 @@ def _read_settings(record: Mapping[str, Any], algorithm: Algorithm | None) -> Se
 
 
 def _algorithm_record(algorithm: Algorithm) -> dict[str, Any]:
-    """Describe an algorithm: name and settings of ours, the class of a user's own."""
-    name = next((name for name, known in ALGORITHMS.items() if type(algorithm) is known), None)
-    if name is not None and dataclasses.is_dataclass(algorithm) and not isinstance(algorithm, type):
+    """Describe an algorithm: name and settings, or only the class of one that nobody could find by a name."""
+    name = algorithm_name(algorithm)
+    can_be_found = "__main__" not in name and "<locals>" not in name
+    if can_be_found and dataclasses.is_dataclass(algorithm) and not isinstance(algorithm, type):
         return {"name": name, "settings": dataclasses.asdict(algorithm)}
     return {"class": type(algorithm).__qualname__}
 

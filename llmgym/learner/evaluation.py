@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmgym.algorithms.algorithm import Outputs
+from llmgym.algorithms.units import Credit, Outputs
 from llmgym.errors import LearnerError
 from llmgym.learner.attention import use_packed_attention
 from llmgym.learner.distribution import action_logprobs, entropies, free_draws, sequence_logprobs
@@ -17,7 +17,17 @@ from llmgym.learner.policy import Policy
 from llmgym.learner.reading import Reading
 from llmgym.types import Acting
 
-__all__ = ["Draws", "checked_policy", "evaluate", "evaluate_draws", "evaluate_heads", "evaluate_scores"]
+__all__ = [
+    "DrawPlaces",
+    "Draws",
+    "checked_policy",
+    "draw_places",
+    "evaluate",
+    "evaluate_draws",
+    "evaluate_head_at_draws",
+    "evaluate_heads",
+    "evaluate_scores",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,28 +56,78 @@ class Draws:
         """Return float32 (N,): the entropy of each turn's draws; along the tokens drawn, where they are free."""
         return self.free_entropies.sum(-1) + entropies(self.action_logprobs)
 
+    def each(self, actions: Tensor, places: DrawPlaces) -> tuple[Tensor, Tensor]:
+        """Return float32 (num_draws,) twice: the log-probability of every draw of every turn, and its entropy."""
+        logprobs, spread = self.free_logprobs, self.free_entropies
+        if self.action_logprobs.shape[1]:
+            taken = self.action_logprobs.gather(1, actions[:, None])
+            logprobs = torch.cat([logprobs, taken], dim=1)
+            spread = torch.cat([spread, entropies(self.action_logprobs)[:, None]], dim=1)
+        return places.of(logprobs), places.of(spread)
 
-def evaluate(policy: Policy, pack: Pack, acting: Acting, actions: Tensor, *, reading: Reading | None = None) -> Outputs:
-    """Return what the policy says of a pack's N turns, differentiable.
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DrawPlaces:
+    """Which entries of tables (N, most free tokens and the action) are draws, and where each was drawn.
+
+    Attributes:
+        positions: int64 (num_draws,); positions in the flattened tables, turn after turn.
+        indices: int64 (num_draws,); where each was drawn, in the flattened R*T tokens of the pack.
+    """
+
+    positions: Tensor
+    indices: Tensor
+
+    def of(self, table: Tensor) -> Tensor:
+        """Pick float32 (num_draws,): the entries of a table that are draws."""
+        return table.reshape(-1).index_select(0, self.positions)
+
+
+def draw_places(pack: Pack, acting: Acting) -> DrawPlaces:
+    """Find the draws of a pack's turns: their free tokens, and behind them their action unless it is named by them."""
+    num_free = len(pack.free_indices)
+    is_draw = pack.free < num_free
+    padded = torch.cat([pack.free_indices, pack.free_indices.new_zeros(1)])
+    indices = padded.index_select(0, pack.free.reshape(-1)).view(pack.free.shape)
+    if acting.how != "text":
+        is_draw = torch.cat([is_draw, is_draw.new_ones(len(is_draw), 1)], dim=1)
+        indices = torch.cat([indices, pack.context_indices[:, None]], dim=1)
+    positions = is_draw.reshape(-1).nonzero().squeeze(1)
+    return DrawPlaces(positions, indices.reshape(-1).index_select(0, positions))
+
+
+def evaluate(
+    policy: Policy,
+    pack: Pack,
+    acting: Acting,
+    actions: Tensor,
+    *,
+    credit: Credit = "turn",
+    reading: Reading | None = None,
+) -> Outputs:
+    """Return what the policy says of a pack's N turns, or of all their draws, differentiable.
 
     Args:
         policy: the model and its heads.
         pack: every state has candidates, or free tokens.
         acting: how actions are drawn.
         actions: int64 (N,); the actions whose log-probability is wanted.
+        credit: what a unit is.
         reading: the tokens whose log-probability is wanted, too.
     """
     hidden_states = policy.hidden_states(pack)
     draws = _read_draws(policy, hidden_states, pack, acting)
-    return Outputs(
-        logprobs=draws.logprobs(actions),
-        action_logprobs=draws.action_logprobs,
-        entropies=draws.entropies(),
-        heads=policy.head_values(hidden_states.index_select(0, pack.end_indices)) if policy.heads else {},
-        text_logprobs=None
-        if reading is None
-        else reading.mean_logprobs(policy.logits(hidden_states.index_select(0, reading.indices))),
-    )
+    read = None if reading is None else policy.logits(hidden_states.index_select(0, reading.indices))
+    text_logprobs = None if reading is None or read is None else reading.mean_logprobs(read)
+    if credit == "turn":
+        logprobs, spread, places = draws.logprobs(actions), draws.entropies(), pack.end_indices
+        action_logprobs = draws.action_logprobs
+    else:
+        found = draw_places(pack, acting)
+        (logprobs, spread), places = draws.each(actions, found), found.indices
+        action_logprobs = draws.action_logprobs.new_zeros(len(places), 0)
+    heads = policy.head_values(hidden_states.index_select(0, places)) if policy.heads else {}
+    return Outputs(logprobs, action_logprobs, spread, heads, text_logprobs)
 
 
 def evaluate_draws(policy: Policy, pack: Pack, acting: Acting) -> Draws:
@@ -78,6 +138,19 @@ def evaluate_draws(policy: Policy, pack: Pack, acting: Acting) -> Draws:
 def evaluate_heads(policy: Policy, pack: Pack) -> dict[str, Tensor]:
     """Return what every head says of a pack's states: name to float32 (N,)."""
     return policy.head_values(policy.hidden_states(pack).index_select(0, pack.end_indices))
+
+
+def evaluate_head_at_draws(policy: Policy, pack: Pack, head: str) -> Tensor:
+    """Return what a head says where each state's free tokens were drawn, and last where its context ends.
+
+    Returns:
+        float32 (N, most free tokens + 1); 0 where a state has fewer.
+    """
+    indices = torch.cat([pack.free_indices, pack.context_indices])
+    values = policy.head_values(policy.hidden_states(pack).index_select(0, indices))[head]
+    free, at_ends = values[: len(pack.free_indices)], values[len(pack.free_indices) :]
+    padded = torch.cat([free, free.new_zeros(1)])
+    return torch.cat([padded.index_select(0, pack.free.reshape(-1)).view(pack.free.shape), at_ends[:, None]], dim=1)
 
 
 def evaluate_scores(policy: Policy, pack: Pack) -> Tensor:

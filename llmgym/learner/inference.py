@@ -11,13 +11,28 @@ import torch
 
 from llmgym.candidates import close_prefixes
 from llmgym.errors import LearnerError
-from llmgym.learner.evaluation import evaluate_draws, evaluate_heads, evaluate_scores
+from llmgym.learner.evaluation import (
+    draw_places,
+    evaluate_draws,
+    evaluate_head_at_draws,
+    evaluate_heads,
+    evaluate_scores,
+)
 from llmgym.learner.packing import Pack, build_pack
 from llmgym.learner.policy import Policy
 from llmgym.learner.row import FreeTokens, Row, build_rows, group_rows
 from llmgym.types import Acting, FloatArray, TokenIds, Trajectory, Turn
 
-__all__ = ["infer_actions", "infer_logprobs", "infer_scores", "infer_values", "pack_states", "pack_turns"]
+__all__ = [
+    "infer_actions",
+    "infer_draw_logprobs",
+    "infer_draw_values",
+    "infer_logprobs",
+    "infer_scores",
+    "infer_values",
+    "pack_states",
+    "pack_turns",
+]
 
 Prompt = npt.NDArray[np.int32]
 
@@ -56,11 +71,11 @@ def pack_states(
     return rows
 
 
-def infer_values(policy: Policy, trajectories: Sequence[Trajectory], head: str, max_tokens: int) -> list[FloatArray]:
-    """Return what a head says of every state of every trajectory: see `Learner.values`."""
-    if head not in policy.heads:
-        found = ", ".join(policy.heads) or "none"
-        raise LearnerError(f"Expected a head {head!r}, found: {found}. Pass heads={{{head!r}: ValueHead}} to Learner.")
+def infer_values(
+    policy: Policy, trajectories: Sequence[Trajectory], head: str, acting: Acting, max_tokens: int
+) -> list[FloatArray]:
+    """Return what a head says of every state of every trajectory, however it was acted in: see `Learner.values`."""
+    _check_head(policy, head)
     prompts: list[Prompt] = []
     for trajectory in trajectories:
         prompts += [turn.prompt_ids for turn in trajectory.turns]
@@ -68,16 +83,59 @@ def infer_values(policy: Policy, trajectories: Sequence[Trajectory], head: str, 
             prompts.append(trajectory.final_prompt_ids)
     rows = pack_states(policy, prompts, [()] * len(prompts))
     lines = _lines(policy, rows, max_tokens, lambda pack: evaluate_heads(policy, pack)[head][:, None])
-    found_values = iter([float(line[0]) for line in lines])
-    results = []
+    return _by_trajectory(trajectories, lines)
+
+
+def infer_draw_values(
+    policy: Policy, trajectories: Sequence[Trajectory], head: str, acting: Acting, max_tokens: int
+) -> list[FloatArray]:
+    """Return what a head says where every draw of every trajectory was drawn: float32 (num_draws + 1,) each.
+
+    The last is the state after the last turn, 0 where that terminated the episode.
+    """
+    _check_head(policy, head)
+    prompts: list[Prompt] = []
+    free: list[FreeTokens] = []
+    num_draws: list[int] = []
     for trajectory in trajectories:
-        values = np.zeros(len(trajectory.turns) + 1, np.float32)
-        num_states = len(trajectory.turns) + (trajectory.final_prompt_ids is not None)
-        values[:num_states] = list(islice(found_values, num_states))
-        if trajectory.turns[-1].terminated:
-            values[-1] = 0.0
-        results.append(values)
-    return results
+        _check_ways(trajectory.turns, acting)
+        prompts += [turn.prompt_ids for turn in trajectory.turns]
+        free += [_free_tokens(turn, acting) for turn in trajectory.turns]
+        num_draws += [len(turn.sampled_ids) + (acting.how != "text") for turn in trajectory.turns]
+        if trajectory.final_prompt_ids is not None:
+            prompts.append(trajectory.final_prompt_ids)
+            free.append(FreeTokens())
+            num_draws.append(1)
+    rows = pack_states(policy, prompts, [()] * len(prompts), free)
+    lines = _lines(policy, rows, max_tokens, lambda pack: evaluate_head_at_draws(policy, pack, head))
+    # Tables have as many columns as the micro-batch's longest answer needs: the action's stands last.
+    drawn = [
+        np.concatenate([line[: len(tokens.sampled_ids)], line[-1:]])[:count]
+        for line, tokens, count in zip(lines, free, num_draws, strict=True)
+    ]
+    return _by_trajectory(trajectories, drawn)
+
+
+def infer_draw_logprobs(
+    policy: Policy, rows: Sequence[Row], turns: Sequence[Turn], acting: Acting, max_tokens: int
+) -> FloatArray:
+    """Return float32 (num_draws,): the log-probability of every draw of every turn, turn after turn.
+
+    Args:
+        rows: the turns, packed.
+    """
+    actions = np.array([turn.action for turn in turns], np.int64)
+    drawn: list[FloatArray] = [np.zeros(0, np.float32)] * len(turns)
+    with torch.no_grad():
+        for group in group_rows(rows, max_tokens):
+            pack = build_pack(group, dtype=policy.dtype, device=policy.device)
+            taken = torch.from_numpy(actions[pack.state_indices]).to(policy.device)
+            logprobs, _ = evaluate_draws(policy, pack, acting).each(taken, draw_places(pack, acting))
+            counts = [len(turns[state].sampled_ids) + (acting.how != "text") for state in pack.state_indices]
+            parts = np.split(logprobs.cpu().numpy(), np.cumsum(counts)[:-1])
+            for state, part in zip(pack.state_indices, parts, strict=True):
+                drawn[state] = part
+    return np.concatenate(drawn)
 
 
 def infer_actions(policy: Policy, rows: Sequence[Row], acting: Acting, max_tokens: int) -> list[FloatArray]:
@@ -128,6 +186,25 @@ def _lines(
         for state, line in zip(pack.state_indices, evaluate(pack).cpu().numpy(), strict=True):
             lines[state] = line
     return lines
+
+
+def _by_trajectory(trajectories: Sequence[Trajectory], lines: Sequence[FloatArray]) -> list[FloatArray]:
+    """Join the values of the states of each trajectory; behind the last turn it is 0 where that terminated it."""
+    left = iter(lines)
+    results = []
+    for trajectory in trajectories:
+        values = [*islice(left, len(trajectory.turns)), np.zeros(1, np.float32)]
+        if trajectory.final_prompt_ids is not None:
+            behind = next(left)
+            values[-1] = np.zeros(1, np.float32) if trajectory.turns[-1].terminated else behind
+        results.append(np.concatenate(values))
+    return results
+
+
+def _check_head(policy: Policy, head: str) -> None:
+    if head not in policy.heads:
+        found = ", ".join(policy.heads) or "none"
+        raise LearnerError(f"Expected a head {head!r}, found: {found}. Pass heads={{{head!r}: ValueHead}} to Learner.")
 
 
 def _cut(lines: Sequence[FloatArray], rows: Sequence[Row]) -> list[FloatArray]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from llmgym.algorithms import PPO, Algorithm
+from llmgym.algorithms.algorithm import credit_of, wants_reference
 from llmgym.learner import inference
 from llmgym.learner.checkpoint import Checkpoint, Settings, read_checkpoint, write_checkpoint
 from llmgym.learner.distribution import checked_acting
@@ -19,6 +20,7 @@ from llmgym.learner.heads import HeadSpec, ValueHead
 from llmgym.learner.lora import LoraSettings
 from llmgym.learner.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors, set_model_rate
 from llmgym.learner.policy import Policy, load_model, load_tokenizer
+from llmgym.learner.reference import Reference
 from llmgym.learner.row import Row
 from llmgym.learner.settings import OptimizerName
 from llmgym.learner.threads import at_work, default_num_threads
@@ -110,6 +112,7 @@ class Learner:
         self._rng = np.random.default_rng(seed)
         self._publisher = AdapterPublisher()
         self._optimizer = build_optimizer(self.policy, self._settings)
+        self._reference = Reference(self.policy) if wants_reference(self.algorithm) else None
 
     @property
     def algorithm(self) -> Algorithm:
@@ -135,7 +138,8 @@ class Learner:
     ) -> None:
         """Learn with another algorithm from now on, on the same weights, with a fresh optimizer.
 
-        Where nothing changes, the optimizer stays as it is: a resumed run goes on to the same numbers.
+        The policy is then as it is now the reference of an algorithm that wants one. Where nothing changes, optimizer
+        and reference stay as they are: a resumed run goes on to the same numbers.
 
         Args:
             algorithm: the loss and how often to take it.
@@ -151,6 +155,7 @@ class Learner:
         )
         if self._settings != before:
             self._optimizer = build_optimizer(self.policy, self._settings)
+            self._reference = Reference(self.policy) if wants_reference(algorithm) else None
 
     def scale_learning_rate(self, factor: float) -> None:
         """Take the next steps at the model's learning rate times a factor, 0 or more: for warm-up and decay."""
@@ -160,14 +165,16 @@ class Learner:
         """Return what a head says of every state of every trajectory.
 
         Returns:
-            for each trajectory, float32 (num_turns + 1,); the last is the state after the last turn, from which the
-            return is bootstrapped, and 0 where the last turn terminated the episode.
+            for each trajectory, float32 (num_units + 1,), where a unit is what the algorithm gives credit to: a turn or
+            a draw; the last is the state after the last turn, from which the return is bootstrapped, and 0 where the
+            last turn terminated the episode.
 
         Raises:
             LearnerError: there is no such head.
         """
+        infer = inference.infer_draw_values if credit_of(self.algorithm) == "draw" else inference.infer_values
         with at_work(self._num_threads):
-            return inference.infer_values(self.policy, trajectories, head, self._settings.max_tokens)
+            return infer(self.policy, trajectories, head, self.acting, self._settings.max_tokens)
 
     def logprobs(self, turns: Sequence[Turn]) -> FloatArray:
         """Return float32 (num_turns,): the log-probability now of all that each turn drew, free tokens included."""
@@ -203,7 +210,9 @@ class Learner:
         update = Update(settings.algorithm, self.acting, settings.max_tokens, settings.max_grad_norm)
         with at_work(self._num_threads):
             rows = self._rows(batch.turns)
-            return run_update(self.policy, self._optimizer, rows, batch, update=update, rng=self._rng)
+            return run_update(
+                self.policy, self._optimizer, rows, batch, update=update, rng=self._rng, reference=self._reference
+            )
 
     def publish(self, engine: Engine, *, version: int | None = None) -> dict[str, float]:
         """Swap the weights into a running engine, and check on the canary that it holds them.
@@ -236,7 +245,8 @@ class Learner:
     def write(self, folder: Path) -> None:
         """Write the files of a checkpoint into a folder, for callers that add files of their own to it."""
         record = Checkpoint(self._settings, self.version, self._rng.bit_generator.state)
-        write_checkpoint(folder, record, self.policy, optimizer_tensors(self._optimizer, self.policy))
+        reference = None if self._reference is None else self._reference.tensors()
+        write_checkpoint(folder, record, self.policy, optimizer_tensors(self._optimizer, self.policy), reference)
 
     @classmethod
     def load(
@@ -265,26 +275,14 @@ class Learner:
         saved = read_checkpoint(Path(folder), heads=heads, algorithm=algorithm)
         found = saved.checkpoint.settings
         learner = cls(
-            model or saved.model,
-            lora=found.lora,
-            load_in_4bit=found.load_in_4bit,
-            heads=saved.heads,
-            algorithm=found.algorithm,
-            acting=found.acting,
-            learning_rate=found.learning_rate,
-            head_learning_rate=found.head_learning_rate,
-            weight_decay=found.weight_decay,
-            optimizer=found.optimizer,
-            max_grad_norm=found.max_grad_norm,
-            max_tokens_per_microbatch=found.max_tokens,
-            num_threads=num_threads,
-            device=device,
-            eos_token_id=found.eos_token_id,
+            model or saved.model, heads=saved.heads, num_threads=num_threads, device=device, **found.arguments()
         )
         saved.restore(learner.policy)
         load_optimizer_tensors(learner._optimizer, learner.policy, saved.optimizer_tensors)
         learner._rng.bit_generator.state = saved.checkpoint.rng_state
         learner.version = saved.checkpoint.version
+        if wants_reference(learner.algorithm):
+            learner._reference = Reference(learner.policy, saved.reference_tensors)
         if model is None:
             learner._settings = found
         return learner

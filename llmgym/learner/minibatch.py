@@ -1,19 +1,127 @@
-"""Minibatches: which rows a gradient step is taken on, and what was recorded of their turns. Knows no model."""
+"""Minibatches: which rows a gradient step is taken on, and what was recorded of their units. Knows no model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from llmgym.algorithms.algorithm import Targets
+from llmgym.algorithms.units import Credit, Targets
 from llmgym.errors import LearnerError
 from llmgym.learner.branch import IntArray
 from llmgym.learner.row import Row
-from llmgym.types import Batch, FloatArray
+from llmgym.types import Batch, FloatArray, Turn
 
-__all__ = ["all_targets", "check_batch", "part_of", "split_minibatches"]
+__all__ = ["Ledger", "behaviour_logprobs", "check_batch", "open_ledger", "split_minibatches", "units_of"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ledger:
+    """What was recorded of all units of a batch, by turn.
+
+    Attributes:
+        targets: of all units, on the learner's device.
+        actions: int64 (num_turns,); index of the action taken in each turn.
+        turn_units: int64 (num_turns,); how many units each turn has.
+        first_units: int64 (num_turns,); the first unit of each turn.
+        shares: float64 (num_units,); which share of its trajectory each unit is.
+    """
+
+    targets: Targets
+    actions: IntArray
+    turn_units: IntArray
+    first_units: IntArray
+    shares: npt.NDArray[np.float64]
+
+    def units(self, turn_indices: IntArray) -> IntArray:
+        """Return int64 (num_units of these turns,): their units, turn after turn."""
+        counts = self.turn_units[turn_indices]
+        starts = np.repeat(self.first_units[turn_indices] - (np.cumsum(counts) - counts), counts)
+        units: IntArray = starts + np.arange(counts.sum())
+        return units
+
+    def part(self, turn_indices: IntArray, whole: Targets) -> Targets:
+        """Return what was recorded of some turns, as a part of a minibatch.
+
+        Args:
+            turn_indices: int64 (num_turns of the part,).
+            whole: the minibatch, as `whole` returns it.
+        """
+        units = torch.from_numpy(self.units(turn_indices)).to(self.targets.actions.device)
+        every = self.targets
+        reference = every.reference_logprobs
+        return replace(
+            whole,
+            actions=every.actions.index_select(0, units),
+            behaviour_logprobs=every.behaviour_logprobs.index_select(0, units),
+            advantages=every.advantages.index_select(0, units),
+            normalized_advantages=every.normalized_advantages.index_select(0, units),
+            returns=every.returns.index_select(0, units),
+            values=every.values.index_select(0, units),
+            num_draws=every.num_draws.index_select(0, units),
+            trajectory_units=every.trajectory_units.index_select(0, units),
+            reference_logprobs=None if reference is None else reference.index_select(0, units),
+        )
+
+    def whole(self, turn_indices: IntArray) -> Targets:
+        """Return targets that know how much a minibatch of these turns holds."""
+        units = self.units(turn_indices)
+        return replace(self.targets, num_units=len(units), num_trajectories=float(self.shares[units].sum()))
+
+
+def open_ledger(
+    batch: Batch, credit: Credit, device: torch.device, *, reference_logprobs: FloatArray | None = None
+) -> Ledger:
+    """Gather what was recorded of all units of a batch.
+
+    Args:
+        batch: one that `check_batch` lets pass.
+        credit: what a unit is.
+        device: of the learner.
+        reference_logprobs: float32 (num_units,); what the reference policy gives what was drawn.
+    """
+
+    def to_tensor(values: FloatArray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(device)
+
+    turn_units = units_of(batch.turns, credit)
+    lengths = np.ones(len(batch.turns), np.int64) if batch.trajectory_turns is None else batch.trajectory_turns
+    units_before = np.concatenate([[0], np.cumsum(turn_units)])
+    trajectory_units = np.diff(units_before[np.concatenate([[0], np.cumsum(lengths)])])
+    unit_lengths = np.repeat(trajectory_units, trajectory_units).astype(np.float32)
+    draws = np.array([turn.num_draws for turn in batch.turns], np.float32)
+    actions = np.array([turn.action for turn in batch.turns], np.int64)
+    targets = Targets(
+        actions=torch.from_numpy(np.repeat(actions, turn_units)).to(device),
+        behaviour_logprobs=to_tensor(behaviour_logprobs(batch.turns, credit)),
+        advantages=to_tensor(batch.advantages),
+        normalized_advantages=to_tensor(_normalized(batch.advantages)),
+        returns=to_tensor(batch.returns),
+        values=to_tensor(batch.values),
+        num_units=len(batch.advantages),
+        num_draws=to_tensor(draws if credit == "turn" else np.ones(len(batch.advantages), np.float32)),
+        trajectory_units=to_tensor(unit_lengths),
+        num_trajectories=float(len(trajectory_units)),
+        reference_logprobs=None if reference_logprobs is None else to_tensor(reference_logprobs),
+    )
+    return Ledger(targets, actions, turn_units, units_before[:-1], 1.0 / unit_lengths.astype(np.float64))
+
+
+def units_of(turns: Sequence[Turn], credit: Credit) -> IntArray:
+    """Return int64 (num_turns,): how many units each turn has."""
+    if credit == "turn":
+        return np.ones(len(turns), np.int64)
+    return np.array([turn.num_draws for turn in turns], np.int64)
+
+
+def behaviour_logprobs(turns: Sequence[Turn], credit: Credit) -> FloatArray:
+    """Return float32 (num_units,): the log-probability of every unit, when it was drawn."""
+    if credit == "turn":
+        return np.array([turn.logprob for turn in turns], np.float32)
+    return np.array([one for turn in turns for one in turn.draw_logprobs or (turn.logprob,)], np.float32)
 
 
 def split_minibatches(rows: Sequence[Row], minibatch_turns: int, rng: np.random.Generator) -> list[list[Row]]:
@@ -36,60 +144,38 @@ def split_minibatches(rows: Sequence[Row], minibatch_turns: int, rng: np.random.
     return [minibatch for minibatch in minibatches if minibatch]
 
 
-def all_targets(batch: Batch, device: torch.device) -> Targets:
-    """Gather what was recorded of all turns of a batch, on a device."""
-
-    def to_tensor(values: FloatArray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(device)
-
-    return Targets(
-        actions=torch.tensor([turn.action for turn in batch.turns], dtype=torch.int64, device=device),
-        behaviour_logprobs=to_tensor(np.array([turn.logprob for turn in batch.turns], np.float32)),
-        advantages=to_tensor(batch.advantages),
-        normalized_advantages=to_tensor(_normalized(batch.advantages)),
-        returns=to_tensor(batch.returns),
-        values=to_tensor(batch.values),
-        num_turns=len(batch.turns),
-    )
-
-
-def part_of(targets: Targets, turn_indices: IntArray, num_turns: int) -> Targets:
-    """Select the turns of a micro-batch, which belongs to a minibatch of num_turns turns."""
-    picked = torch.from_numpy(turn_indices).to(targets.actions.device)
-    return Targets(
-        actions=targets.actions.index_select(0, picked),
-        behaviour_logprobs=targets.behaviour_logprobs.index_select(0, picked),
-        advantages=targets.advantages.index_select(0, picked),
-        normalized_advantages=targets.normalized_advantages.index_select(0, picked),
-        returns=targets.returns.index_select(0, picked),
-        values=targets.values.index_select(0, picked),
-        num_turns=num_turns,
-    )
-
-
-def check_batch(batch: Batch) -> None:
+def check_batch(batch: Batch, credit: Credit = "turn") -> None:
     """Refuse a batch that cannot be learned from, before anything is changed.
 
     Raises:
         LearnerError: it is empty, its lengths differ, a number is not finite, or an action is no candidate's index.
     """
-    num_turns = len(batch.turns)
-    if num_turns == 0:
+    if len(batch.turns) == 0:
         raise LearnerError("Expected a batch with at least one turn, got none. Collect before updating.")
+    num_units = int(units_of(batch.turns, credit).sum())
     columns = {
         "advantages": batch.advantages,
         "returns": batch.returns,
         "values": batch.values,
-        "behaviour log-probabilities": np.array([turn.logprob for turn in batch.turns]),
+        "behaviour log-probabilities": behaviour_logprobs(batch.turns, credit),
     }
     for name, column in columns.items():
-        if len(column) != num_turns:
-            raise LearnerError(f"Expected {name} for {num_turns} turns, got {len(column)}. Give one a turn.")
-        if not np.isfinite(column).all():
-            turn = int(np.flatnonzero(~np.isfinite(column))[0])
+        if len(column) != num_units:
             raise LearnerError(
-                f"Expected finite {name}, got {column[turn]} at turn {turn}. Check rewards and the engine's answers."
+                f"Expected {name} for {num_units} {credit}s, got {len(column)}. Make the batch with the algorithm that "
+                f"learns from it: one number a {credit}."
             )
+        if not np.isfinite(column).all():
+            unit = int(np.flatnonzero(~np.isfinite(column))[0])
+            raise LearnerError(
+                f"Expected finite {name}, got {column[unit]} at {credit} {unit}. Check rewards and the engine's "
+                "answers."
+            )
+    if batch.trajectory_turns is not None and sum(batch.trajectory_turns) != len(batch.turns):
+        raise LearnerError(
+            f"Expected trajectories of {len(batch.turns)} turns in all, got {sum(batch.trajectory_turns)}. Make the "
+            "batch with llmgym.rollout.batch.make_batch."
+        )
     for number, turn_record in enumerate(batch.turns):
         if not 0 <= turn_record.action < len(turn_record.candidate_ids):
             raise LearnerError(

@@ -32,6 +32,7 @@ class Pack:
         branch_mask: float (R, 1, B, T); 0 where a branch's token (third axis) sees a token, else the least float; None
             where B is 0. The trunk is causal and blind to branches without a mask.
         end_indices: int64 (N,); where each state's prompt ends, in the flattened R*T tokens.
+        context_indices: int64 (N,); where what is read before its candidates ends: where its action is drawn.
         point_indices: int64 (P,); where each point is, in the flattened R*T tokens; state after state.
         edge_points: int64 (E,); the point each edge is predicted at.
         edge_ids: int64 (E,); token of each edge.
@@ -50,6 +51,7 @@ class Pack:
     position_ids: Tensor
     branch_mask: Tensor | None
     end_indices: Tensor
+    context_indices: Tensor
     point_indices: Tensor
     edge_points: Tensor
     edge_ids: Tensor
@@ -112,6 +114,7 @@ def build_pack(rows: Sequence[Row], *, dtype: torch.dtype = torch.float32, devic
         position_ids=to_tensor(position_ids),
         branch_mask=_branch_mask(rows, fed_mask, fed_limits, num_trunk, dtype).to(device) if num_fed else None,
         end_indices=to_tensor(ends),
+        context_indices=to_tensor(contexts),
         point_indices=to_tensor(points),
         edge_points=to_tensor(_shifted([b.edge_points for b in branches], point_offsets)),
         edge_ids=to_tensor(np.concatenate([b.edge_ids for b in branches])),

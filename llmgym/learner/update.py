@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from llmgym.algorithms.algorithm import Algorithm, ReadsText, StopsEarly, Targets
+from llmgym.algorithms.algorithm import Algorithm, ReadsText, StopsEarly, credit_of
 from llmgym.errors import LearnerError
 from llmgym.learner.evaluation import evaluate
-from llmgym.learner.minibatch import all_targets, check_batch, part_of, split_minibatches
+from llmgym.learner.inference import infer_draw_logprobs, infer_logprobs
+from llmgym.learner.minibatch import Ledger, behaviour_logprobs, check_batch, open_ledger, split_minibatches
 from llmgym.learner.optimizer import take_step
 from llmgym.learner.packing import build_pack
 from llmgym.learner.policy import Policy
 from llmgym.learner.reading import build_reading
+from llmgym.learner.reference import Reference
 from llmgym.learner.row import Row, group_rows
 from llmgym.types import Acting, Batch, FloatArray
 
@@ -59,11 +61,11 @@ class _Meter:
 
 @dataclass(slots=True)
 class _Seen:
-    """What the policy said of each turn when it was first met, before the step that it took part in.
+    """What the policy said of each unit when it was first met, before the step that it took part in.
 
     Attributes:
-        logprobs: float32 (num_turns,); NaN where not met.
-        values: float32 (num_turns,); NaN where not met or without a head "value".
+        logprobs: float32 (num_units,); NaN where not met.
+        values: float32 (num_units,); NaN where not met or without a head "value".
     """
 
     logprobs: FloatArray
@@ -78,6 +80,7 @@ def run_update(
     *,
     update: Update,
     rng: np.random.Generator,
+    reference: Reference | None = None,
 ) -> dict[str, float]:
     """Take an update's steps and return its metrics; see `Learner.update`.
 
@@ -88,23 +91,31 @@ def run_update(
         batch: what was recorded of them.
         update: how it is taken.
         rng: draws the minibatches.
+        reference: what the policy was, where the algorithm asks how far it is from that.
 
     Raises:
         LearnerError: the batch is not usable, or a loss or gradient is not finite; its step is not taken.
     """
-    check_batch(batch)
-    targets = all_targets(batch, policy.device)
     algorithm = update.algorithm
-    unseen = np.full(len(batch.turns), np.nan, np.float32)
+    credit = credit_of(algorithm)
+    check_batch(batch, credit)
+    reference_logprobs = None
+    if reference is not None:
+        infer = infer_draw_logprobs if credit == "draw" else infer_logprobs
+        with reference.in_place_of(policy):
+            reference_logprobs = infer(policy, rows, batch.turns, update.acting, update.max_tokens)
+    ledger = open_ledger(batch, credit, policy.device, reference_logprobs=reference_logprobs)
+    behaviour = behaviour_logprobs(batch.turns, credit)
+    unseen = np.full(len(behaviour), np.nan, np.float32)
     seen = _Seen(unseen, unseen.copy())
     total, steps, epochs, first_gap = _Meter(), 0, 0, 0.0
     for _ in range(algorithm.epochs):
         epoch = _Meter()
         for minibatch in split_minibatches(rows, algorithm.minibatch_turns, rng):
-            metrics = _step(policy, optimizer, minibatch, targets, update=update, seen=seen)
+            metrics = _step(policy, optimizer, minibatch, ledger, update=update, seen=seen)
             epoch.add(metrics, sum(row.num_states for row in minibatch))
             if steps == 0:
-                first_gap = _largest_gap(seen.logprobs, batch)
+                first_gap = float(np.nanmax(np.abs(seen.logprobs - behaviour)))
             steps += 1
         total.add(epoch.means(), epoch.num_turns)
         epochs += 1
@@ -120,20 +131,22 @@ def _step(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
     minibatch: Sequence[Row],
-    targets: Targets,
+    ledger: Ledger,
     *,
     update: Update,
     seen: _Seen,
 ) -> dict[str, float]:
     """Take one gradient step on a minibatch, a micro-batch at a time, and return its metrics."""
-    num_turns = sum(row.num_states for row in minibatch)
+    whole = ledger.whole(np.concatenate([row.state_indices for row in minibatch]))
+    credit = credit_of(update.algorithm)
     sums: dict[str, torch.Tensor] = {}
     reads = isinstance(update.algorithm, ReadsText) and update.algorithm.reads_text
     for group in group_rows(minibatch, update.max_tokens):
         pack = build_pack(group, dtype=policy.dtype, device=policy.device)
-        part = part_of(targets, pack.state_indices, num_turns)
+        part = ledger.part(pack.state_indices, whole)
+        actions = torch.from_numpy(ledger.actions[pack.state_indices]).to(policy.device)
         reading = build_reading(group, pack.input_ids.shape[1], device=policy.device) if reads else None
-        outputs = evaluate(policy, pack, update.acting, part.actions, reading=reading)
+        outputs = evaluate(policy, pack, update.acting, actions, credit=credit, reading=reading)
         loss, metrics = update.algorithm.loss(outputs, part)
         if not bool(torch.isfinite(loss)):
             optimizer.zero_grad(set_to_none=True)
@@ -144,19 +157,13 @@ def _step(
         loss.backward()  # type: ignore[no-untyped-call]
         for name, value in {"loss": loss, **metrics}.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
-        is_new = np.isnan(seen.logprobs[pack.state_indices])
-        new_turns = pack.state_indices[is_new]
-        seen.logprobs[new_turns] = outputs.logprobs.detach().cpu().numpy()[is_new]
+        units = ledger.units(pack.state_indices)
+        is_new = np.isnan(seen.logprobs[units])
+        seen.logprobs[units[is_new]] = outputs.logprobs.detach().cpu().numpy()[is_new]
         if "value" in outputs.heads:
-            seen.values[new_turns] = outputs.heads["value"].detach().cpu().numpy()[is_new]
+            seen.values[units[is_new]] = outputs.heads["value"].detach().cpu().numpy()[is_new]
     grad_norm = take_step(optimizer, policy, update.max_grad_norm)
     return {**{name: float(value) for name, value in sums.items()}, "grad_norm": grad_norm}
-
-
-def _largest_gap(logprobs: FloatArray, batch: Batch) -> float:
-    """Return the largest |log-probability here - behaviour log-probability| over the turns met so far."""
-    behaviour = np.array([turn.logprob for turn in batch.turns], np.float32)
-    return float(np.nanmax(np.abs(logprobs - behaviour)))
 
 
 def _explained_variance(values: FloatArray, returns: FloatArray) -> float:

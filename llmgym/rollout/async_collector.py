@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +12,7 @@ from llmgym.rollout.collector import options
 from llmgym.rollout.player import EpisodeSeed, Outcome, Player
 from llmgym.text.histories import History, actions_of
 from llmgym.text.prompt import PromptSettings, make_prompt
+from llmgym.text.state_key import env_state_key
 from llmgym.types import Acting, Choice, Engine, Parser, Trajectory
 
 __all__ = ["AsyncCollector"]
@@ -38,6 +39,7 @@ class AsyncCollector:
         seed: int,
         episode_seed: EpisodeSeed,
         parse: Parser | None = None,
+        keys_states: bool = False,
     ) -> None:
         """Reset all environments to their first episodes; see `Collector`.
 
@@ -53,6 +55,7 @@ class AsyncCollector:
         self._engine = engine
         self._acting = acting
         self._parse = parse
+        self._keys_states = keys_states
         self._takes_text = [not hasattr(env.action_space, "n") for env in envs]
         self._tickets: dict[int, Player] = {}
         self._players = [
@@ -75,6 +78,7 @@ class AsyncCollector:
         Returns:
             trajectories in the order of environments and time; their turns add up to num_steps x num_envs.
         """
+        self._begin_idle()
         num_left = [num_steps] * len(self._players)
         collected = []
         if num_steps > 0:
@@ -88,6 +92,20 @@ class AsyncCollector:
                 if num_left[player.env_index] and player.is_playing:
                     self._start(player)
         collected += [trajectory for player in self._players if (trajectory := player.cut()) is not None]
+        return sorted(collected, key=lambda trajectory: trajectory.env_index)
+
+    def collect_episodes(self, num_episodes: int) -> list[Trajectory]:
+        """Play num_episodes whole episodes in every environment; the next call begins new ones.
+
+        Returns:
+            trajectories in the order of environments and time.
+        """
+        for player in self._players:
+            player.allow(num_episodes)
+        self._begin_idle()
+        collected = list(self.episodes())
+        for player in self._players:
+            player.allow(None)
         return sorted(collected, key=lambda trajectory: trajectory.env_index)
 
     def episodes(self) -> Iterator[Trajectory]:
@@ -134,11 +152,28 @@ class AsyncCollector:
         action = player.history.actions[choice.index] if self._takes_text[env_index] else choice.index
         observation, reward, terminated, truncated, info = self._envs[env_index].step(action)
         actions = () if terminated else actions_of(info)
-        outcome = Outcome(str(observation["text"]), actions, float(reward), bool(terminated), bool(truncated))
+        outcome = Outcome(
+            text=str(observation["text"]),
+            actions=actions,
+            reward=float(reward),
+            terminated=bool(terminated),
+            truncated=bool(truncated),
+            state_key=self._state_key(env_index, observation),
+        )
         trajectory = player.take(choice, outcome)
         if terminated or truncated:
             self._begin(player)
         return trajectory
+
+    def _begin_idle(self) -> None:
+        """Reset every environment that is between two episodes."""
+        for player in self._players:
+            if not player.is_playing:
+                self._begin(player)
+
+    def _state_key(self, env_index: int, observation: Mapping[str, Any]) -> int:
+        """Return the key of an environment's state, where it is asked for."""
+        return env_state_key(self._envs[env_index], observation) if self._keys_states else 0
 
     def _begin(self, player: Player) -> None:
         """Reset an environment to its next episode, if there is one."""
@@ -146,3 +181,4 @@ class AsyncCollector:
         if seed is not None:
             observation, info = self._envs[player.env_index].reset(seed=seed)
             player.history.begin(str(observation["mission"]), str(observation["text"]), actions_of(info))
+            player.state_key = self._state_key(player.env_index, observation)

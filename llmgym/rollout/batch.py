@@ -3,55 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from llmgym.algorithms.gae import trajectory_advantages
+from llmgym.algorithms.algorithm import Algorithm, EstimatesAdvantages, credit_of
+from llmgym.algorithms.gae import estimate_with_critic
+from llmgym.algorithms.ppo import PPO
+from llmgym.algorithms.returns import ReturnSettings
 from llmgym.errors import LearnerError
 from llmgym.types import Batch, FloatArray, Trajectory
 
 __all__ = ["ReturnSettings", "make_batch"]
 
-
-@dataclass(frozen=True)
-class ReturnSettings:
-    """How rewards become advantages.
-
-    Attributes:
-        gamma: discount a turn, from 0 to 1; larger looks further ahead.
-        lam: of generalised advantage estimation, from 0 to 1; larger trusts rewards more and values less.
-        reward_scale: multiplies every reward; GLAM trains with 20.
-    """
-
-    gamma: float = 0.99
-    lam: float = 0.95
-    reward_scale: float = 1.0
+BY_CRITIC = PPO()
 
 
-def make_batch(trajectories: Sequence[Trajectory], values: Sequence[FloatArray], settings: ReturnSettings) -> Batch:
-    """Estimate advantages and returns turn by turn, and lay the turns end to end.
+def make_batch(
+    trajectories: Sequence[Trajectory],
+    values: Sequence[FloatArray] | None,
+    settings: ReturnSettings,
+    algorithm: Algorithm = BY_CRITIC,
+) -> Batch:
+    """Estimate advantages and returns unit by unit, and lay the turns end to end.
 
     Args:
         trajectories: at least one.
-        values: for each, float32 (num_turns + 1,): the value of every turn's state, then of the state after the last
-            turn, which counts where the trajectory was truncated or cut, and never where it terminated.
+        values: for each, float32 (num_units + 1,): the value of every unit's state, then of the state after the last
+            turn, which counts where the trajectory was truncated or cut, and never where it terminated. None for
+            algorithms that need none.
+        algorithm: who learns from it, and may estimate advantages in its own way; with a critic, turn by turn, if left
+            out.
+
+    Returns:
+        the batch; without a turn where the algorithm keeps no trajectory.
 
     Raises:
-        LearnerError: there is no trajectory.
+        LearnerError: there is no trajectory, or the algorithm needs values and there are none.
     """
     if not trajectories:
         raise LearnerError("Expected at least one trajectory to learn from, got none. Collect some first.")
-    advantages, returns = [], []
-    for trajectory, value in zip(trajectories, values, strict=True):
-        advantage, target = trajectory_advantages(
-            trajectory, value, gamma=settings.gamma, lam=settings.lam, reward_scale=settings.reward_scale
+    if isinstance(algorithm, EstimatesAdvantages):
+        estimates = algorithm.estimate(trajectories, values, settings)
+    elif values is not None:
+        estimates = estimate_with_critic(trajectories, values, settings, credit_of(algorithm))
+    else:
+        raise LearnerError(
+            f"Expected values to estimate advantages with for {type(algorithm).__name__}, got none. Take them from "
+            "Learner.values."
         )
-        advantages.append(advantage)
-        returns.append(target)
+    kept = range(len(trajectories)) if estimates.kept is None else estimates.kept
+    foreseen = [np.zeros(len(each), np.float32) for each in estimates.returns]
+    if values is not None:
+        foreseen = [value[:-1] for value in values]
     return Batch(
-        turns=tuple(turn for trajectory in trajectories for turn in trajectory.turns),
-        advantages=np.concatenate(advantages),
-        returns=np.concatenate(returns),
-        values=np.concatenate([value[:-1] for value in values]),
+        turns=tuple(turn for position in kept for turn in trajectories[position].turns),
+        advantages=_laid_out([estimates.advantages[position] for position in kept]),
+        returns=_laid_out([estimates.returns[position] for position in kept]),
+        values=_laid_out([foreseen[position] for position in kept]),
+        trajectory_turns=tuple(len(trajectories[position].turns) for position in kept),
+        metrics=estimates.metrics,
     )
+
+
+def _laid_out(columns: Sequence[FloatArray]) -> FloatArray:
+    """Lay the units of trajectories end to end."""
+    return np.concatenate(columns).astype(np.float32) if columns else np.zeros(0, np.float32)

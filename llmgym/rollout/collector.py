@@ -12,6 +12,7 @@ from llmgym.errors import EnvError
 from llmgym.rollout.player import EpisodeSeed, Outcome, Player
 from llmgym.text.histories import Histories, History, actions_of
 from llmgym.text.prompt import PromptSettings, make_prompt
+from llmgym.text.state_key import vector_state_keys
 from llmgym.types import Acting, Choice, Context, Engine, Parser, Trajectory
 
 __all__ = ["Collector", "options"]
@@ -34,6 +35,7 @@ class Collector:
         seed: int,
         episode_seed: EpisodeSeed,
         parse: Parser | None = None,
+        keys_states: bool = False,
     ) -> None:
         """Reset all environments to their first episodes.
 
@@ -45,6 +47,7 @@ class Collector:
             seed: of the draws.
             episode_seed: seeds of the episodes.
             parse: finds the action in a free answer; what acting says if None.
+            keys_states: whether turns know the states that they were taken in, by `Turn.state_key`.
 
         Raises:
             EnvError: the vector resets by itself.
@@ -59,6 +62,7 @@ class Collector:
         self._engine = engine
         self._acting = acting
         self._parse = parse
+        self._keys_states = keys_states
         limit = engine.max_context_tokens
         self._histories = Histories(
             venv.num_envs, lambda: make_prompt(prompt, engine.tokenizer, limit, acting.how), acting
@@ -75,8 +79,23 @@ class Collector:
         Returns:
             trajectories in the order of environments and time; their turns add up to num_steps x num_envs.
         """
+        self._begin([player for player in self._players if not player.is_playing])
         collected = [trajectory for _ in range(num_steps) for trajectory in self._step()]
         collected += [trajectory for player in self._players if (trajectory := player.cut()) is not None]
+        return sorted(collected, key=lambda trajectory: trajectory.env_index)
+
+    def collect_episodes(self, num_episodes: int) -> list[Trajectory]:
+        """Play num_episodes whole episodes in every environment; the next call begins new ones.
+
+        Returns:
+            trajectories in the order of environments and time.
+        """
+        for player in self._players:
+            player.allow(num_episodes)
+        self._begin([player for player in self._players if not player.is_playing])
+        collected = list(self.episodes())
+        for player in self._players:
+            player.allow(None)
         return sorted(collected, key=lambda trajectory: trajectory.env_index)
 
     def episodes(self) -> Iterator[Trajectory]:
@@ -95,6 +114,7 @@ class Collector:
             parse=self._parse,
         )
         observations, rewards, terminations, truncations, infos = self._venv.step(self._env_actions(playing, choices))
+        keys = vector_state_keys(self._venv, observations) if self._keys_states else [0] * self._venv.num_envs
         ended = []
         for player, choice in zip(playing, choices, strict=True):
             env_index = player.env_index
@@ -104,6 +124,7 @@ class Collector:
                 reward=float(rewards[env_index]),
                 terminated=bool(terminations[env_index]),
                 truncated=bool(truncations[env_index]),
+                state_key=keys[env_index],
             )
             trajectory = player.take(choice, outcome)
             if trajectory is not None:
@@ -141,8 +162,10 @@ class Collector:
         reset_options = {} if mask.all() else {"reset_mask": mask}
         # A vector takes a list of seeds too, which its annotation does not say (gymnasium 1.4).
         observations, infos = self._venv.reset(seed=seeds, options=reset_options)  # type: ignore[arg-type]
+        keys = vector_state_keys(self._venv, observations) if self._keys_states else [0] * self._venv.num_envs
         for player in ended:
             self._histories.begin(player.env_index, observations, infos)
+            player.state_key = keys[player.env_index]
 
 
 def options(history: History, acting: Acting) -> Sequence[Context]:

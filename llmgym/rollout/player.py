@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -27,6 +28,7 @@ class Outcome:
         reward: of the step.
         terminated: whether the episode ended by the rules of the environment.
         truncated: whether it ended by a limit outside of them.
+        state_key: names the environment's state now: the same for equal states; 0 where nobody asked.
     """
 
     text: str
@@ -34,6 +36,7 @@ class Outcome:
     reward: float
     terminated: bool
     truncated: bool
+    state_key: int = 0
 
 
 @dataclass(slots=True)
@@ -56,7 +59,10 @@ class Player:
     Attributes:
         env_index: which environment.
         history: what its agent has seen and said.
+        state_key: names the state that the environment is in, where it is asked for.
     """
+
+    state_key: int = 0
 
     def __init__(self, env_index: int, history: History, *, seed: int, episode_seed: EpisodeSeed) -> None:
         self.env_index = env_index
@@ -64,6 +70,7 @@ class Player:
         self._seed = seed
         self._episode_seed = episode_seed
         self._num_begun = 0
+        self._num_allowed: float = math.inf
         self._episode: _Episode | None = None
 
     @property
@@ -77,9 +84,15 @@ class Player:
         episode = self._playing()
         return ((self._seed << 24 | self.env_index) << 32 | episode.number) << 24 | episode.num_turns
 
+    def allow(self, num_episodes: int | None) -> None:
+        """Begin so many episodes at most from now on, counting one that goes on; None for as many as have seeds."""
+        going_on = int(self.is_playing)
+        self._num_allowed = math.inf if num_episodes is None else self._num_begun - going_on + num_episodes
+
     def next_episode(self) -> int | None:
-        """Go on to the next episode; return the seed to reset with, or None where there are no more."""
-        seed = self._episode_seed(self.env_index, self._num_begun)
+        """Go on to the next episode; return the seed to reset with, or None where there are no more for now."""
+        has_more = self._num_begun < self._num_allowed
+        seed = self._episode_seed(self.env_index, self._num_begun) if has_more else None
         self._episode = None
         if seed is not None:
             self._episode = _Episode(seed, self._num_begun)
@@ -89,8 +102,9 @@ class Player:
     def take(self, choice: Choice, outcome: Outcome) -> Trajectory | None:
         """Note a turn; return the trajectory that it completes, if the episode ended."""
         episode = self._playing()
-        episode.turns.append(make_turn(self.history.prompt_ids, choice, outcome))
+        episode.turns.append(make_turn(self.history.prompt_ids, choice, outcome, state_key=self.state_key))
         episode.num_turns += 1
+        self.state_key = outcome.state_key
         if not outcome.terminated:
             self.history.extend(choice, outcome.text, outcome.actions)
         return self.cut() if outcome.terminated or outcome.truncated else None
@@ -108,8 +122,12 @@ class Player:
         return self._episode
 
 
-def make_turn(prompt_ids: npt.NDArray[np.int32], choice: Choice, outcome: Outcome) -> Turn:
-    """Put a decision and its outcome together; what ended by the rules was not truncated."""
+def make_turn(prompt_ids: npt.NDArray[np.int32], choice: Choice, outcome: Outcome, *, state_key: int = 0) -> Turn:
+    """Put a decision and its outcome together; what ended by the rules was not truncated.
+
+    Args:
+        state_key: of the state that the decision was made in.
+    """
     return Turn(
         prompt_ids=prompt_ids,
         candidate_ids=choice.candidate_ids,
@@ -123,4 +141,6 @@ def make_turn(prompt_ids: npt.NDArray[np.int32], choice: Choice, outcome: Outcom
         cue_ids=choice.cue_ids,
         is_parsed=choice.is_parsed,
         is_ended=choice.is_ended,
+        draw_logprobs=choice.draw_logprobs,
+        state_key=state_key,
     )

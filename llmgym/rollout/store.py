@@ -50,7 +50,7 @@ def _from_json(data: dict[str, Any]) -> Trajectory:
         prompt = _restored(prompt, turn)
         values = {name: turn[name] for name in _PLAIN}
         values["candidate_ids"] = tuple(tuple(ids) for ids in values["candidate_ids"])
-        for name in ("sampled_ids", "cue_ids"):
+        for name in ("sampled_ids", "cue_ids", "draw_logprobs"):
             values[name] = tuple(values[name])
         turns.append(Turn(prompt_ids=prompt, **values))
     final = None if data["final"] is None else _restored(prompt, data["final"])

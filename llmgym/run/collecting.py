@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 from llmgym.rollout.async_collector import AsyncCollector
@@ -30,6 +30,7 @@ def open_collector(
     seed: int,
     episode_seed: EpisodeSeed,
     telling: Telling = NO_REWORDING,
+    keys_states: bool = False,
 ) -> Iterator[Collector | AsyncCollector]:
     """Make environments and a collector for as long as the context lasts.
 
@@ -37,21 +38,34 @@ def open_collector(
         env_settings: keyword arguments of the environment.
         barrier: whether the environments wait for each other; what is collected is the same.
         telling: how the environments are told.
+        keys_states: whether turns know the states that they were taken in.
 
     Raises:
         EnvError: there is no such environment.
     """
-    if barrier:
-        venv = make_venv(env_id, num_envs, env_settings)
-        told = telling.wrap_vector(venv)
-        try:
-            yield Collector(told, engine, prompt=prompt, acting=acting, seed=seed, episode_seed=episode_seed)
-        finally:
-            venv.close()
-        return
-    envs = [telling.wrap(env) for env in make_envs(env_id, num_envs, env_settings)]
-    try:
-        yield AsyncCollector(envs, engine, prompt=prompt, acting=acting, seed=seed, episode_seed=episode_seed)
-    finally:
-        for env in envs:
-            env.close()
+    with ExitStack() as stack:
+        if barrier:
+            venv = stack.enter_context(closing(make_venv(env_id, num_envs, env_settings)))
+            collector: Collector | AsyncCollector = Collector(
+                telling.wrap_vector(venv),
+                engine,
+                prompt=prompt,
+                acting=acting,
+                seed=seed,
+                episode_seed=episode_seed,
+                keys_states=keys_states,
+            )
+        else:
+            envs = [telling.wrap(env) for env in make_envs(env_id, num_envs, env_settings)]
+            for env in envs:
+                stack.enter_context(closing(env))
+            collector = AsyncCollector(
+                envs,
+                engine,
+                prompt=prompt,
+                acting=acting,
+                seed=seed,
+                episode_seed=episode_seed,
+                keys_states=keys_states,
+            )
+        yield collector

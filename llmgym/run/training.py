@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from llmgym.algorithms.algorithm import compares_states, needs_values
 from llmgym.config import RunConfig
 from llmgym.engine import check_engine, load_engine
 from llmgym.engine.parser import load_parser
@@ -24,6 +25,7 @@ from llmgym.run.agents import RANDOM, RandomAgent
 from llmgym.run.clone import clone_expert
 from llmgym.run.collecting import open_collector
 from llmgym.run.correcting import correct_clone
+from llmgym.run.experience import collect_experience, episode_seeds
 from llmgym.run.folder import RunFolder, write_whole
 from llmgym.run.measure import measure_agent, measure_engine
 from llmgym.run.metrics import MetricsLog, RunningEpisodes, unparsed_share
@@ -34,7 +36,7 @@ from llmgym.run.results import TrainResult, eval_row
 from llmgym.run.seeds import training_seed
 from llmgym.run.showing import check_demonstrations
 from llmgym.run.venv import check_env_id
-from llmgym.types import Engine
+from llmgym.types import Engine, Trajectory
 
 __all__ = ["train"]
 
@@ -80,7 +82,7 @@ def train(
             if run.config.clone.rounds and num_done == 0:
                 _correct(run, learner, engine)
             learner.set_algorithm(
-                run.config.ppo,
+                run.config.make_algorithm(),
                 learning_rate=run.config.learner.learning_rate,
                 optimizer=run.config.learner.optimizer,
             )
@@ -113,7 +115,7 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
         num_done: updates that were taken before.
         started: when the run would have begun had it never been interrupted, on the monotonic clock.
     """
-    config, folder = run.config, run.folder
+    config, folder, algorithm = run.config, run.folder, learner.algorithm
     collecting = open_collector(
         config.env,
         config.env_settings,
@@ -123,36 +125,38 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
         prompt=config.prompt,
         acting=config.acting,
         seed=training_seed(config.seed, num_done),
-        episode_seed=lambda env_index, number: training_seed(config.seed, num_done, env_index, number),
+        episode_seed=episode_seeds(config, algorithm, num_done),
+        keys_states=compares_states(algorithm),
     )
     episodes = RunningEpisodes(config.collect.num_envs)
-    env_steps_an_update = config.collect.num_envs * config.collect.steps_per_update
+    env_steps = next((row["env_steps"] for row in reversed(folder.read_metrics())), 0)
     run.reporter.stage("reinforcement learning", config.updates, "updates")
     done, is_learning = num_done, False
     try:
         with collecting as collector, MetricsLog(folder) as log:
             for update in range(num_done + 1, config.updates + 1):
                 begun = time.monotonic()
-                trajectories = collector.collect(config.collect.steps_per_update)
+                trajectories = collect_experience(collector, algorithm, config.collect, config.returns)
+                num_env_steps = sum(len(trajectory.turns) for trajectory in trajectories)
+                env_steps += num_env_steps
                 collected = time.monotonic()
                 is_learning = True
                 engine.sleep()
-                batch = make_batch(trajectories, learner.values(trajectories), config.returns)
                 learner.scale_learning_rate(config.learner.learning_rate_factor(update, config.updates))
-                metrics = learner.update(batch)
+                metrics = _learn(learner, trajectories, config)
                 learned = time.monotonic()
                 engine.wake_up()
                 swap = learner.publish(engine)
                 row = {
                     "update": update,
-                    "env_steps": update * env_steps_an_update,
+                    "env_steps": env_steps,
                     "seconds": time.monotonic() - started,
                     **episodes.ended(trajectories),
                     **unparsed_share(trajectories, config.acting),
                     **metrics,
                     **swap,
                     "policy_version": engine.version,
-                    **_pace(env_steps_an_update, begun, collected, learned),
+                    **_pace(num_env_steps, begun, collected, learned),
                 }
                 log.write(row)
                 done, is_learning = update, False
@@ -165,6 +169,14 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
         if not is_learning:
             learner.save(folder.checkpoint(done))
         raise
+
+
+def _learn(learner: Learner, trajectories: Sequence[Trajectory], config: RunConfig) -> dict[str, float]:
+    """Learn from trajectories, and return metrics; where the algorithm keeps none of them, nothing is learned."""
+    algorithm = learner.algorithm
+    values = learner.values(trajectories) if needs_values(algorithm) else None
+    batch = make_batch(trajectories, values, config.returns, algorithm)
+    return {**(learner.update(batch) if batch.turns else {}), **batch.metrics}
 
 
 def _pace(num_env_steps: int, begun: float, collected: float, learned: float) -> dict[str, float]:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from llmgym.algorithms import PPO, BehaviourCloning, Outputs, StopsEarly, Targets, algorithm_class
-from llmgym.algorithms.ppo import approximate_kl, clipped_policy_loss, value_loss
+from llmgym.algorithms.kl import k3
+from llmgym.algorithms.ppo import clipped_policy_loss, value_loss
 from llmgym.errors import LearnerError
 
 NUM_ACTIONS = 3
@@ -29,8 +30,8 @@ def make_targets(num_turns: int, seed: int = 1) -> Targets:
     def draw() -> torch.Tensor:
         return torch.randn(num_turns, generator=generator)
 
-    zeros = torch.zeros(num_turns, dtype=torch.int64)
-    return Targets(zeros, -draw().abs(), draw(), draw(), draw(), draw(), num_turns)
+    zeros, ones = torch.zeros(num_turns, dtype=torch.int64), torch.ones(num_turns)
+    return Targets(zeros, -draw().abs(), draw(), draw(), draw(), draw(), num_turns, ones, ones, num_turns)
 
 
 def cut(outputs: Outputs, targets: Targets, start: int, stop: int) -> tuple[Outputs, Targets]:
@@ -49,7 +50,10 @@ def cut(outputs: Outputs, targets: Targets, start: int, stop: int) -> tuple[Outp
             targets.normalized_advantages[part],
             targets.returns[part],
             targets.values[part],
-            targets.num_turns,
+            targets.num_units,
+            targets.num_draws[part],
+            targets.trajectory_units[part],
+            targets.num_trajectories,
         ),
     )
 
@@ -93,7 +97,7 @@ def test_kl_estimate_is_never_negative_and_right_on_average() -> None:
     now = torch.log_softmax(torch.tensor([0.5, -0.4, 0.0]), -1)
     exact = float((behaviour.exp() * (behaviour - now)).sum())
     drawn = torch.multinomial(behaviour.exp(), 200_000, replacement=True, generator=generator)
-    estimates = approximate_kl((now - behaviour)[drawn])
+    estimates = k3((behaviour - now)[drawn])
     assert float(estimates.min()) >= 0
     assert abs(float(estimates.mean()) - exact) < 3 * float(estimates.std()) / 200_000**0.5
 
@@ -121,9 +125,7 @@ def test_nothing_is_clipped_where_the_policy_has_not_moved() -> None:
     outputs, _, _ = make_outputs(6)
     behaviour = outputs.logprobs.detach()
     other = make_targets(6)
-    targets = Targets(
-        other.actions, behaviour, other.advantages, other.advantages, other.returns, other.values, num_turns=6
-    )
+    targets = replace(other, behaviour_logprobs=behaviour)
     _, metrics = PPO().loss(outputs, targets)
     assert float(metrics["clip_fraction"]) == 0.0
     assert float(metrics["approx_kl"]) == 0.0
@@ -193,7 +195,7 @@ def test_missing_value_head_is_told_with_what_to_do() -> None:
 
 
 def test_unknown_algorithm_suggests_the_nearest() -> None:
-    with pytest.raises(LearnerError, match=r"among ppo, clone, got 'clon'\. Did you mean 'clone'\?"):
+    with pytest.raises(LearnerError, match=r"rejection, clone, or module:Class, got 'clon'\. Did you mean 'clone'\?"):
         algorithm_class("clon")
 
 

@@ -29,9 +29,9 @@ def test_every_recipe_is_a_configuration_and_prints_as_one(name: str) -> None:
 
 
 def test_config_applies_overrides_and_explains_settings() -> None:
-    output = RUNNER.invoke(app, ["config", "quickstart", "--set", "seed=7", "--set", "ppo.clip=0.3"]).output
+    output = RUNNER.invoke(app, ["config", "quickstart", "--set", "seed=7", "--set", "algorithm.clip=0.3"]).output
     assert tomllib.loads(output)["seed"] == 7
-    assert tomllib.loads(output)["ppo"]["clip"] == 0.3
+    assert tomllib.loads(output)["algorithm"]["clip"] == 0.3
     assert "# id of a text environment.\nenv = " in output
 
 
@@ -58,8 +58,9 @@ def test_missing_file_is_named() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("ppo.clipp=1", "found 'ppo.clipp'. Did you mean 'ppo.clip'?"),
-        ("ppo.clip=wide", "Expected ppo.clip to be float, found 'wide' (str)."),
+        ("algorithm.clipp=1", "found 'algorithm.clipp'. Did you mean 'algorithm.clip'?"),
+        ("algorithm.name=pppo", "got 'pppo'. Did you mean 'ppo'? It is algorithm.name in the recipe."),
+        ("algorithm.clip=wide", "Expected algorithm.clip to be float, found 'wide' (str)."),
         ("ppo", "Expected key=value, found 'ppo'."),
     ],
 )

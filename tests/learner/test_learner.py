@@ -47,7 +47,7 @@ def test_values_come_with_the_state_after_the_last_turn(make_model: Make, make_e
     for value, prompt in zip(second, states, strict=True):
         ids = torch.from_numpy(prompt.astype(np.int64))[None]
         hidden = model(ids, output_hidden_states=True).hidden_states[-1][:, -1]
-        assert float(learner.policy.heads["value"](hidden).detach()) == pytest.approx(float(value), abs=1e-5)
+        assert float(learner.policy.heads["value"](hidden).detach()) == pytest.approx(float(value), rel=1e-5, abs=1e-5)
 
 
 def test_values_are_about_0_at_the_start(make_model: Make, make_episode: Make) -> None:

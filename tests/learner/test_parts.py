@@ -14,7 +14,7 @@ from llmgym.learner import LoraSettings, ValueHead, whole_folder
 from llmgym.learner.attention import packed_attention
 from llmgym.learner.denormals import flushed_denormals
 from llmgym.learner.heads import build_heads
-from llmgym.learner.minibatch import all_targets, check_batch, split_minibatches
+from llmgym.learner.minibatch import check_batch, open_ledger, split_minibatches
 from llmgym.learner.policy import Policy, load_model
 from llmgym.learner.row import build_rows
 from llmgym.learner.threads import default_num_threads, torch_threads
@@ -197,7 +197,7 @@ def test_minibatches_are_even_whole_and_seeded(make_batch: Callable[..., Batch])
 
 
 def test_advantages_are_normalised_over_the_whole_batch(make_batch: Callable[..., Batch]) -> None:
-    targets = all_targets(make_batch(6), torch.device("cpu"))
+    targets = open_ledger(make_batch(6), "turn", torch.device("cpu")).targets
     assert float(targets.normalized_advantages.mean()) == pytest.approx(0.0, abs=1e-6)
     assert float(targets.normalized_advantages.std(unbiased=False)) == pytest.approx(1.0, abs=1e-5)
 
@@ -205,7 +205,8 @@ def test_advantages_are_normalised_over_the_whole_batch(make_batch: Callable[...
 def test_constant_advantages_become_exactly_0(make_batch: Callable[..., Batch]) -> None:
     batch = make_batch(6)
     constant = Batch(batch.turns, np.full(len(batch.turns), 0.3, np.float32), batch.returns, batch.values)
-    assert all_targets(constant, torch.device("cpu")).normalized_advantages.tolist() == [0.0] * len(batch.turns)
+    targets = open_ledger(constant, "turn", torch.device("cpu")).targets
+    assert targets.normalized_advantages.tolist() == [0.0] * len(batch.turns)
 
 
 def test_unusable_batches_are_refused(make_batch: Callable[..., Batch], make_turn: Callable[..., Turn]) -> None:

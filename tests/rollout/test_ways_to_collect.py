@@ -70,6 +70,40 @@ def test_without_a_barrier_the_same_is_collected(make_text_env: MakeEnv, acting:
         assert [facts(one) for one in free.collect(num_steps)] == [facts(one) for one in locked.collect(num_steps)]
 
 
+@pytest.mark.parametrize("barrier", [True, False])
+def test_whole_episodes_are_collected_as_many_as_asked_for(make_text_env: MakeEnv, barrier: bool) -> None:
+    playing = collect_with(make_text_env, Acting(), barrier=barrier)
+    first, second = playing.collect_episodes(2), playing.collect_episodes(1)
+    assert [one.seed for one in first] == [0, 1, 100, 101, 200, 201]
+    assert [one.seed for one in second] == [2, 102, 202]
+    assert all(one.turns[-1].terminated or one.turns[-1].truncated for one in [*first, *second])
+    assert sum(len(one.turns) for one in playing.collect(4)) == 12, "steps can be collected behind episodes"
+    ended = playing.collect_episodes(1)
+    assert [one.env_index for one in ended] == [0, 1, 2]
+    assert all(one.turns[-1].terminated or one.turns[-1].truncated for one in ended)
+
+
+@pytest.mark.parametrize("barrier", [True, False])
+def test_the_environments_of_a_group_begin_alike_and_go_on_apart(make_text_env: MakeEnv, barrier: bool) -> None:
+    playing = collect_with(
+        make_text_env, Acting(), barrier=barrier, num_envs=6, episode_seed=lambda env, number: 10 * (env // 3) + number
+    )
+    episodes = playing.collect_episodes(1)
+    assert [one.seed for one in episodes] == [0, 0, 0, 10, 10, 10]
+    assert len({tuple(turn.action for turn in one.turns) for one in episodes}) > 2
+
+
+@pytest.mark.parametrize("barrier", [True, False])
+def test_turns_know_their_states_where_they_are_asked_for(make_text_env: MakeEnv, barrier: bool) -> None:
+    playing = collect_with(make_text_env, Acting(), barrier=barrier, keys_states=True)
+    turns = [turn for one in playing.collect_episodes(3) for turn in one.turns]
+    # Of this environment, what it shows is its state; its first observation is always the same.
+    assert len({one.turns[0].state_key for one in playing.collect_episodes(2)}) == 1
+    assert 1 < len({turn.state_key for turn in turns}) < len(turns)
+    plain = collect_with(make_text_env, Acting(), barrier=barrier)
+    assert {turn.state_key for one in plain.collect_episodes(1) for turn in one.turns} == {0}
+
+
 @pytest.mark.parametrize("acting", WAYS, ids=lambda acting: acting.how)
 def test_without_a_barrier_the_same_episodes_are_played(make_text_env: MakeEnv, acting: Acting) -> None:
     locked = collect_with(make_text_env, acting, barrier=True, limit=4)

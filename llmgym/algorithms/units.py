@@ -1,0 +1,123 @@
+"""Units: what credit is given to, and what an algorithm is told of them. Knows no model and no optimizer.
+
+A unit is a turn with all that was drawn in it, or, where the algorithm wants it, a single draw: a token that was
+sampled freely, or the action. What is only read belongs to no unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from llmgym.errors import LearnerError
+from llmgym.types import FloatArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Credit", "Estimates", "Outputs", "Targets", "head_output"]
+
+Credit = Literal["turn", "draw"]
+"""What a unit is."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outputs:
+    """What the learner says now of B units, differentiable.
+
+    Attributes:
+        logprobs: float32 (B,); log-probability of all that was drawn: of the free tokens, and of the action.
+        action_logprobs: float32 (B, most actions); of every action, -inf where a turn has fewer; no column where
+            actions are named by free text, or where units are draws.
+        entropies: float32 (B,); of the distribution over actions, in nats; with free tokens, the sum along them of
+            the entropy that each was drawn with, which estimates that of the whole answer.
+        heads: name of each head to float32 (B,); read where the prompt ends, or, of a draw, where it was drawn.
+        text_logprobs: float32 (B,); mean log-probability of the tokens that each turn's prompt adds to the one before
+            (what was said, and what was observed then); None unless the algorithm `ReadsText`.
+    """
+
+    logprobs: Tensor
+    action_logprobs: Tensor
+    entropies: Tensor
+    heads: Mapping[str, Tensor]
+    text_logprobs: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """What was recorded of the same B units: one part of a minibatch of num_units units.
+
+    A minibatch is computed in parts, to fit into memory, and by several ranks. Sums are divided by what the whole
+    minibatch holds, so that the parts add up to the same loss and the same gradient however it is split.
+
+    Attributes:
+        actions: int64 (B,); index of the action taken.
+        behaviour_logprobs: float32 (B,); log-probability of all that was drawn, when it was.
+        advantages: float32 (B,).
+        normalized_advantages: float32 (B,); shifted and scaled to mean 0 and deviation 1 over the whole batch.
+        returns: float32 (B,); target of the value head.
+        values: float32 (B,); what the value head said when the batch was made.
+        num_units: units of the whole minibatch, at least B.
+        num_draws: float32 (B,); how often something was drawn in each unit, at least 1.
+        trajectory_units: float32 (B,); units of the whole trajectory that each belongs to.
+        num_trajectories: trajectories of the whole minibatch; one of which it holds a part counts as that part.
+        reference_logprobs: float32 (B,); what the reference policy gives what was drawn; None unless the algorithm
+            `ComparesToReference`.
+    """
+
+    actions: Tensor
+    behaviour_logprobs: Tensor
+    advantages: Tensor
+    normalized_advantages: Tensor
+    returns: Tensor
+    values: Tensor
+    num_units: int
+    num_draws: Tensor
+    trajectory_units: Tensor
+    num_trajectories: float
+    reference_logprobs: Tensor | None = None
+
+    def mean(self, per_unit: Tensor) -> Tensor:
+        """Return this part's share of the minibatch's mean of per_unit, float32 (B,): a scalar."""
+        return per_unit.sum() / self.num_units
+
+    def mean_by_trajectory(self, per_unit: Tensor) -> Tensor:
+        """Return this part's share of the mean over trajectories of the mean over the units of each: a scalar."""
+        return (per_unit / self.trajectory_units).sum() / self.num_trajectories
+
+    def sum_by_trajectory(self, per_unit: Tensor) -> Tensor:
+        """Return this part's share of the mean over trajectories of the sum over the units of each: a scalar."""
+        return per_unit.sum() / self.num_trajectories
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Estimates:
+    """What an algorithm makes of trajectories before it learns from them.
+
+    Attributes:
+        advantages: for each trajectory, float32 (num_units,).
+        returns: for each trajectory, float32 (num_units,); targets of the value head.
+        kept: positions of the trajectories to learn from, in order; None for all.
+        metrics: what else was found, by name.
+    """
+
+    advantages: Sequence[FloatArray]
+    returns: Sequence[FloatArray]
+    kept: Sequence[int] | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def head_output(outputs: Outputs, name: str) -> Tensor:
+    """Return what a head said: float32 (B,).
+
+    Raises:
+        LearnerError: the learner has no such head.
+    """
+    if name not in outputs.heads:
+        found = ", ".join(outputs.heads) or "none"
+        raise LearnerError(
+            f"Expected the learner to have a head {name!r}, found: {found}. "
+            f"Pass heads={{{name!r}: ValueHead}} to Learner, or set the algorithm's value_coef to 0."
+        )
+    return outputs.heads[name]
