@@ -25,6 +25,13 @@ def test_own_loop_drives_a_model(tiny_model: Path) -> None:
     assert len(run(str(EXAMPLES / "own_loop.py"), str(tiny_model)).splitlines()) >= 10
 
 
+def test_an_algorithm_of_ones_own_learns() -> None:
+    assert len((EXAMPLES / "own_algorithm.py").read_text().splitlines()) < 80
+    printed = run(str(EXAMPLES / "own_algorithm.py"))
+    success = {line.split()[0]: float(line.split()[2]) for line in printed.splitlines()}
+    assert success["trained"] > success["clone"] + 0.2
+
+
 def test_ten_lines_train_a_model(tmp_path: Path) -> None:
     printed = run(str(EXAMPLES / "train_in_ten_lines.py"), str(tmp_path / "run"))
     for policy in ("random", "clone", "trained"):
