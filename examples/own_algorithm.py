@@ -3,7 +3,7 @@
 python examples/own_algorithm.py [RUN_DIR]
 
 Advantage-weighted regression (Peng et al. 2019, https://arxiv.org/abs/1910.00177): imitate what one did, the more the
-better it went: -exp(A / beta) log pi, equation 6. A class with a loss is all that is needed: its fields are settings, its
+better it went: -exp(A / beta) log pi. A class with a loss is all that is needed: its fields are settings, and its
 advantages are estimated with the learner's critic, turn by turn.
 
 On the command line, with this file where Python finds it:
