@@ -12,10 +12,12 @@ from llmgym.algorithms import Algorithm, algorithm_class
 from llmgym.algorithms.algorithm import compares_groups
 from llmgym.engine import Backend, EngineSettings
 from llmgym.errors import ConfigError, LearnerError, PromptError
+from llmgym.learner.freezing import TrainedSettings
 from llmgym.learner.settings import LearnerSettings
 from llmgym.learner.tiny import TinySettings
 from llmgym.rollout.batch import ReturnSettings
 from llmgym.rollout.clone_settings import CloneSettings, Lesson
+from llmgym.rollout.collect_settings import CollectSettings
 from llmgym.settings import apply_overrides, describe, from_dict, read_toml, to_dict
 from llmgym.text.prompt import PromptSettings, check_prompt
 from llmgym.types import Acting
@@ -29,28 +31,6 @@ __all__ = [
     "RunConfig",
     "load_config",
 ]
-
-
-@dataclass(frozen=True)
-class CollectSettings:
-    """How much experience goes into an update.
-
-    Attributes:
-        num_envs: environments stepped together.
-        steps_per_update: steps of every environment between two updates; unfinished episodes go on in the next.
-        episodes_per_update: whole episodes of every environment between two updates, for algorithms without a critic;
-            those with one take steps_per_update instead.
-        group_size: environments that begin their episodes alike, for algorithms that compare such; num_envs is a
-            multiple of it.
-        barrier: whether environments wait for each other at every step. Without, each steps as soon as its action is
-            there: faster where answers differ in length, with the same outcome.
-    """
-
-    num_envs: int = 32
-    steps_per_update: int = 32
-    episodes_per_update: int = 1
-    group_size: int = 8
-    barrier: bool = True
 
 
 @dataclass(frozen=True)
@@ -266,6 +246,11 @@ def _check_4bit(learner: LearnerSettings, engine: EngineSettings, backend: Backe
         raise ConfigError(
             "Expected learner.lora where learner.load_in_4bit=true: weights of 4 bits have no gradient of their own. "
             "Set learner.lora.rank=16, or leave load_in_4bit out."
+        )
+    if learner.lora is not None and learner.trained != TrainedSettings():
+        raise ConfigError(
+            "Expected learner.trained only without learner.lora, which freezes all of the model's own weights, found "
+            "both. Leave one of them out, or choose learner.lora.targets."
         )
     if engine.load_in_4bit and not (learner.load_in_4bit and backend == "transformers"):
         raise ConfigError(

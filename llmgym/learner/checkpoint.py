@@ -23,6 +23,7 @@ from torch import Tensor
 
 from llmgym.algorithms import Algorithm, algorithm_class, algorithm_name
 from llmgym.errors import LearnerError
+from llmgym.learner.freezing import TrainedSettings
 from llmgym.learner.heads import HeadSpec, ValueHead
 from llmgym.learner.lora import LoraSettings
 from llmgym.learner.policy import Policy
@@ -43,6 +44,7 @@ class Settings:
         source: folder or hub id the base model came from; None if it was given as a module.
         load_in_4bit: whether its weights have 4 bits.
         optimizer: which.
+        trained: which of the model's own weights learn; None for all.
     """
 
     source: str | None
@@ -57,6 +59,7 @@ class Settings:
     lora: LoraSettings | None
     load_in_4bit: bool = False
     optimizer: OptimizerName = "adamw"
+    trained: TrainedSettings | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `Learner` that make a learner with these settings."""
@@ -153,6 +156,7 @@ def write_checkpoint(
     record = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     record["acting"] = dataclasses.asdict(settings.acting)
     record["lora"] = None if settings.lora is None else dataclasses.asdict(settings.lora)
+    record["trained"] = None if settings.trained is None else dataclasses.asdict(settings.trained)
     record["algorithm"] = _algorithm_record(settings.algorithm)
     record = {
         "format": _FORMAT,
@@ -212,9 +216,15 @@ def _read_settings(record: Mapping[str, Any], algorithm: Algorithm | None) -> Se
             **record,
             "lora": None if lora is None else LoraSettings(**{**lora, "targets": tuple(lora["targets"])}),
             "acting": from_dict(Acting, record["acting"]),
+            "trained": None if record.get("trained") is None else _read_trained(record["trained"]),
             "algorithm": algorithm or _read_algorithm(record["algorithm"]),
         }
     )
+
+
+def _read_trained(record: Mapping[str, Any]) -> TrainedSettings:
+    """Make the choice of weights that was written."""
+    return TrainedSettings(record["last_layers"], tuple(record["names"]))
 
 
 def _algorithm_record(algorithm: Algorithm) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from llmgym.learner.checkpoint import Checkpoint, Settings, read_checkpoint, wri
 from llmgym.learner.distribution import checked_acting
 from llmgym.learner.evaluation import checked_policy
 from llmgym.learner.folder import whole_folder
+from llmgym.learner.freezing import TrainedSettings
 from llmgym.learner.heads import HeadSpec, ValueHead
 from llmgym.learner.lora import LoraSettings
 from llmgym.learner.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors, set_model_rate
@@ -51,6 +52,7 @@ class Learner:
         model: Any,
         *,
         lora: LoraSettings | None = None,
+        trained: TrainedSettings | None = None,
         load_in_4bit: bool = False,
         heads: Mapping[str, HeadSpec] = DEFAULT_HEADS,
         algorithm: Algorithm | None = None,
@@ -70,7 +72,8 @@ class Learner:
 
         Args:
             model: a folder, a hub id, or a transformers PreTrainedModel (of which a copy is taken).
-            lora: learn an adapter of this kind; None learns all weights.
+            lora: learn an adapter of this kind; None learns the model's own weights.
+            trained: which of these learn; all if None.
             load_in_4bit: pack the weights under the adapter into 4 bits (NF4): far less memory, and slower.
             heads: name to module over hidden states, or to a callable that makes one from hidden_size.
             algorithm: the loss and how often to take it; PPO by default.
@@ -93,7 +96,7 @@ class Learner:
         self._num_threads = num_threads or default_num_threads()
         with at_work(self._num_threads):
             loaded = load_model(model, device=device, load_in_4bit=load_in_4bit)
-            self.policy = checked_policy(Policy(loaded, heads, lora, seed=seed))
+            self.policy = checked_policy(Policy(loaded, heads, lora, trained=trained, seed=seed))
         self._settings = Settings(
             source=str(model) if isinstance(model, str | Path) else None,
             algorithm=algorithm or PPO(),
@@ -107,6 +110,7 @@ class Learner:
             lora=lora,
             load_in_4bit=load_in_4bit,
             optimizer=optimizer,
+            trained=trained,
         )
         self.canary = random_canary(self.policy.vocab_size, max_tokens=min(80, self.policy.max_positions))
         self._rng = np.random.default_rng(seed)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from llmgym.errors import LearnerError
 from llmgym.learner.attention import use_packed_attention
+from llmgym.learner.freezing import TrainedSettings, freeze_others
 from llmgym.learner.heads import HeadSpec, build_heads
 from llmgym.learner.lora import LoraSettings, attach_lora
 from llmgym.learner.packing import Pack
@@ -30,13 +31,22 @@ class Policy(nn.Module):
     Dropout would make the learner another policy than the one that acted: the first ratio would not be 1.
     """
 
-    def __init__(self, model: Any, heads: Mapping[str, HeadSpec], lora: LoraSettings | None, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: Any,
+        heads: Mapping[str, HeadSpec],
+        lora: LoraSettings | None,
+        *,
+        trained: TrainedSettings | None = None,
+        seed: int = 0,
+    ) -> None:
         """Put an adapter and heads on a model.
 
         Args:
             model: a transformers PreTrainedModel; it is changed in place.
             heads: name to module, or to what makes one.
-            lora: which weights get an adapter; None to learn all weights.
+            lora: which weights get an adapter; None to learn the model's own weights.
+            trained: which of these learn; all if None.
             seed: of the first weights of adapter and heads.
 
         Raises:
@@ -50,6 +60,8 @@ class Policy(nn.Module):
                 "Expected an adapter to learn over weights of 4 bits, which have no gradient, got lora=None. Set lora, "
                 "or leave load_in_4bit out."
             )
+        if lora is None:
+            freeze_others(model, trained or TrainedSettings())
         self.plain_attention: str = model.config._attn_implementation
         use_packed_attention(model)
         self.lora = lora

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from llmgym.learner.freezing import TrainedSettings
 from llmgym.learner.lora import LoraSettings
 
 __all__ = ["LearnerSettings", "OptimizerName"]
@@ -17,7 +18,8 @@ class LearnerSettings:
     """What is trained, and how fast.
 
     Attributes:
-        lora: trains a low-rank adapter; where it is left out, all weights are trained.
+        lora: trains a low-rank adapter; where it is left out, the model's own weights are trained.
+        trained: which of these; all of them by default.
         load_in_4bit: packs the weights under the adapter into 4 bits (QLoRA, https://arxiv.org/abs/2305.14314): far
             less memory, and slower. An engine of vLLM then serves the plain weights that they stand for.
         learning_rate: of the model or its adapter, above 0; larger learns faster and less steadily.
@@ -35,6 +37,7 @@ class LearnerSettings:
     """
 
     lora: LoraSettings | None = None
+    trained: TrainedSettings = field(default_factory=TrainedSettings)
     load_in_4bit: bool = False
     learning_rate: float = 3e-4
     head_learning_rate: float = 1e-3

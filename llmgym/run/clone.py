@@ -43,6 +43,7 @@ def clone_expert(config: RunConfig, model: str, reporter: Reporter, log: Path) -
     learner = Learner(
         model,
         lora=settings.lora,
+        trained=settings.trained,
         load_in_4bit=settings.load_in_4bit,
         heads={"value": ValueHead},
         algorithm=BehaviourCloning(1, clone.minibatch_turns, clone.value_coef, clone.text_coef),
