@@ -134,7 +134,7 @@ class RunConfig:
                 f"found {self.tiny.hidden_size}. Change one of them."
             )
         lora = self.learner.lora
-        if lora is not None and self.engine.max_lora_rank < lora.rank:
+        if lora is not None and not lora.dora and self.engine.max_lora_rank < lora.rank:
             raise ConfigError(
                 f"Expected engine.max_lora_rank of at least learner.lora.rank ({lora.rank}), found "
                 f"{self.engine.max_lora_rank}. Set engine.max_lora_rank={lora.rank}."

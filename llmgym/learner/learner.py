@@ -233,10 +233,10 @@ class Learner:
             SyncError: the engine refuses the weights, or scores the canary differently. The run must stop.
         """
         published = self.version + 1 if version is None else version
-        if self.policy.lora is not None:
-            self._publisher.publish(engine, self.policy.write_adapter, published)
-        else:
+        if self.policy.lora is None or self.policy.lora.dora:
             publish_weights(engine, self.policy.named_weights(), published)
+        else:
+            self._publisher.publish(engine, self.policy.write_adapter, published)
         gap = check_canary(engine, self.score, self.canary, version=published, tolerance=self.canary_tolerance)
         self.version = published
         return {"canary_gap": gap}

@@ -25,12 +25,19 @@ class LoraSettings:
     Attributes:
         rank: columns of the two factors, at least 1; larger can change more and costs more.
         alpha: the product of the factors is scaled by alpha / rank; larger moves faster.
+        rank_stabilised: scale the product by alpha / sqrt(rank) instead (Kalajdzievski 2023,
+            https://arxiv.org/abs/2312.03732), so that a larger rank does not learn more slowly.
+        dora: learn the lengths of the weights' rows apart from their directions (DoRA, Liu et al. 2024,
+            https://arxiv.org/abs/2402.09353). Engines do not know such adapters: they are sent the weights that model
+            and adapter make together, all of them.
         targets: last parts of the names of the layers that get an adapter, such as ("q_proj", "v_proj"), or
             ("all-linear",) for every linear layer but the output embeddings.
     """
 
     rank: int = 16
     alpha: float = 32.0
+    rank_stabilised: bool = False
+    dora: bool = False
     targets: tuple[str, ...] = (_ALL_LINEAR,)
 
 
@@ -59,6 +66,8 @@ def attach_lora(model: Any, settings: LoraSettings) -> Any:
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=0.0,
+        use_rslora=settings.rank_stabilised,
+        use_dora=settings.dora,
         target_modules=_ALL_LINEAR if _ALL_LINEAR in settings.targets else list(settings.targets),
         fan_in_fan_out=_is_transposed(model),
         task_type="CAUSAL_LM",

@@ -163,9 +163,18 @@ class Policy(nn.Module):
         """Yield the names and parameters of the model, or of its adapter, that are learned."""
         return ((name, value) for name, value in self.model.named_parameters() if value.requires_grad)
 
+    @torch.no_grad()
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield every weight of the model by its Hugging Face name, tied weights once."""
-        return ((name, value.detach()) for name, value in self.causal_model.named_parameters())
+        """Yield every weight of the model by its Hugging Face name, tied weights once.
+
+        Where there is an adapter, it is the weight that both make together; the model's own stay as they are.
+        """
+        model = self.causal_model
+        adapted = {f"{name}.weight": layer for name, layer in model.named_modules() if hasattr(layer, "base_layer")}
+        for name, value in model.named_parameters():
+            if "lora_" not in name:
+                plain = _without_lora(name)
+                yield plain, _merged(adapted[plain]) if plain in adapted else value.detach()
 
     def write_model(self, folder: str) -> None:
         """Write the model, without an adapter, as transformers saves it."""
@@ -231,6 +240,14 @@ def load_model(model: Any, *, device: str | torch.device | None = None, load_in_
         compute_exactly(loaded)
         return loaded
     return loaded.to(device)
+
+
+def _merged(layer: Any) -> Tensor:
+    """Return the weight of a linear layer with its adapter: what it makes of the unit vectors, less its bias."""
+    base = layer.base_layer
+    images: Tensor = layer(torch.eye(layer.in_features, device=base.weight.device))
+    images = images if base.bias is None else images - base.bias
+    return images if type(base).__name__ == "Conv1D" else images.T.contiguous()
 
 
 def _without_lora(name: str) -> str:

@@ -167,7 +167,7 @@ def test_cloning_learns_the_demonstrated_actions(make_model: Make, make_batch: M
 
 def test_an_adapter_learns_and_the_base_stays_as_it_was(make_model: Make, make_batch: Make) -> None:
     learner = Learner(make_model(), lora=LoraSettings(rank=4), algorithm=BehaviourCloning(4, 8), learning_rate=1e-2)
-    base = {name: value for name, value in learner.policy.named_weights() if "lora_" not in name}
+    base = {name: value for name, value in learner.policy.causal_model.named_parameters() if "lora_" not in name}
     before = {name: value.clone() for name, value in base.items()}
     losses = [learner.update(make_batch(10))["clone_loss"] for _ in range(8)]
     assert losses[-1] < 0.5 * losses[0]
@@ -302,6 +302,27 @@ def test_cloning_then_ppo_on_the_same_weights_with_a_fresh_optimizer(make_model:
     kept = learner._optimizer
     learner.set_algorithm(PPO(epochs=1), learning_rate=1e-4)
     assert learner._optimizer is kept
+
+
+@pytest.mark.parametrize(
+    "lora", [LoraSettings(rank=2), LoraSettings(4, rank_stabilised=True), LoraSettings(2, dora=True)]
+)
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_model_and_adapter_make_the_weights_that_peft_merges(
+    kind: str, lora: LoraSettings, make_model: Make, make_batch: Make
+) -> None:
+    learner = Learner(make_model(kind), lora=lora, learning_rate=1e-2)
+    learner.update(make_batch())
+    found = dict(learner.policy.named_weights())
+    merged = learner.policy.model.merge_and_unload()
+    expected = dict(merged.named_parameters())
+    assert set(found) == set(expected)
+    plain = dict(make_model(kind).named_parameters())
+    moved = [name for name, value in found.items() if not torch.equal(value, plain[name])]
+    assert moved
+    assert all("lm_head" not in name for name in moved)
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name].detach(), atol=1e-5, rtol=1e-5)
 
 
 def test_an_eos_inside_a_prompt_counts_like_any_token(make_model: Make, make_turn: Make) -> None:

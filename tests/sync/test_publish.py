@@ -118,7 +118,7 @@ def trained_learner(lora: LoraSettings | None) -> Learner:
     return learner
 
 
-LORAS = [None, LoraSettings(rank=2)]
+LORAS = [None, LoraSettings(rank=2), LoraSettings(rank=4, rank_stabilised=True), LoraSettings(rank=2, dora=True)]
 
 
 @pytest.mark.parametrize("lora", LORAS)
