@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from llmgym.algorithms.groups import centred, estimate_by_group
 from llmgym.algorithms.ppo import clipped_policy_loss, policy_metrics
@@ -35,22 +35,15 @@ class DrGRPO:
         credit: whether every "draw" has a ratio of its own, as in the paper, or all of a "turn" one together.
     """
 
+    needs_values: ClassVar[bool] = False
+    needs_groups: ClassVar[bool] = True
+
     clip: float = 0.2
     max_units: int = 64
     entropy_coef: float = 0.0
     epochs: int = 1
     minibatch_turns: int = 512
     credit: Credit = "draw"
-
-    @property
-    def needs_values(self) -> bool:
-        """No critic."""
-        return False
-
-    @property
-    def needs_groups(self) -> bool:
-        """The others of its group are what an episode is measured by."""
-        return True
 
     def estimate(
         self, trajectories: Sequence[Trajectory], values: Sequence[FloatArray] | None, settings: ReturnSettings

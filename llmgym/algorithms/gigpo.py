@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -17,8 +17,7 @@ from llmgym.algorithms.groups import (
     per_group,
     standardized,
 )
-from llmgym.algorithms.grpo import reference_penalty
-from llmgym.algorithms.ppo import clipped_policy_loss, policy_metrics
+from llmgym.algorithms.grpo import GRPO
 from llmgym.algorithms.returns import ReturnSettings, episode_returns, returns_to_go
 from llmgym.algorithms.units import Credit, Estimates, Outputs, Targets
 from llmgym.types import FloatArray, Trajectory
@@ -45,6 +44,10 @@ class GiGPO:
         credit: whether every "draw" has a ratio of its own, or all of a "turn" one together.
     """
 
+    needs_values: ClassVar[bool] = False
+    needs_groups: ClassVar[bool] = True
+    needs_states: ClassVar[bool] = True
+
     step_coef: float = 1.0
     scales_by_deviation: bool = True
     clip: float = 0.2
@@ -53,21 +56,6 @@ class GiGPO:
     epochs: int = 1
     minibatch_turns: int = 512
     credit: Credit = "draw"
-
-    @property
-    def needs_values(self) -> bool:
-        """No critic."""
-        return False
-
-    @property
-    def needs_groups(self) -> bool:
-        """The others of its group are what an episode, and every turn of it, is measured by."""
-        return True
-
-    @property
-    def needs_states(self) -> bool:
-        """Turns are compared where the environment was in the same state."""
-        return True
 
     def estimate(
         self, trajectories: Sequence[Trajectory], values: Sequence[FloatArray] | None, settings: ReturnSettings
@@ -90,17 +78,8 @@ class GiGPO:
         return Estimates(advantages, episodes.returns, metrics=metrics)
 
     def loss(self, outputs: Outputs, targets: Targets) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return policy loss + reference_coef * divergence - entropy_coef * entropy, by trajectory, and metrics."""
-        log_ratio = outputs.logprobs - targets.behaviour_logprobs
-        policy = targets.mean_by_trajectory(clipped_policy_loss(log_ratio, targets.advantages, self.clip))
-        entropy = targets.mean_by_trajectory(outputs.entropies)
-        loss = policy - self.entropy_coef * entropy
-        metrics = {"policy_loss": policy, "entropy": entropy, **policy_metrics(log_ratio, targets, self.clip)}
-        if self.reference_coef > 0:
-            reference = targets.mean_by_trajectory(reference_penalty(outputs, targets))
-            loss = loss + self.reference_coef * reference
-            metrics["reference_kl"] = reference
-        return loss, {name: metric.detach() for name, metric in metrics.items()}
+        """Return the loss of GRPO: its advantages are what differs."""
+        return GRPO(self.clip, self.reference_coef, self.entropy_coef).loss(outputs, targets)
 
 
 def anchor_groups(trajectories: Sequence[Trajectory]) -> list[list[int]]:

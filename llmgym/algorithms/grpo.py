@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from llmgym.algorithms.groups import estimate_by_group, standardized
 from llmgym.algorithms.kl import k3
@@ -16,7 +16,7 @@ from llmgym.types import FloatArray, Trajectory
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["GRPO", "reference_penalty"]
+__all__ = ["GRPO"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +32,15 @@ class GRPO:
         credit: whether every "draw" has a ratio of its own, as in the paper, or all of a "turn" one together.
     """
 
+    needs_values: ClassVar[bool] = False
+    needs_groups: ClassVar[bool] = True
+
     clip: float = 0.2
     reference_coef: float = 0.0
     entropy_coef: float = 0.0
     epochs: int = 1
     minibatch_turns: int = 512
     credit: Credit = "draw"
-
-    @property
-    def needs_values(self) -> bool:
-        """No critic."""
-        return False
-
-    @property
-    def needs_groups(self) -> bool:
-        """The others of its group are what an episode is measured by."""
-        return True
 
     def estimate(
         self, trajectories: Sequence[Trajectory], values: Sequence[FloatArray] | None, settings: ReturnSettings
@@ -67,13 +60,9 @@ class GRPO:
         loss = policy - self.entropy_coef * entropy
         metrics = {"policy_loss": policy, "entropy": entropy, **policy_metrics(log_ratio, targets, self.clip)}
         if self.reference_coef > 0:
-            reference = targets.mean_by_trajectory(reference_penalty(outputs, targets))
+            assert targets.reference_logprobs is not None, "asked for by reference_coef"
+            # Equation 4.
+            reference = targets.mean_by_trajectory(k3(outputs.logprobs - targets.reference_logprobs))
             loss = loss + self.reference_coef * reference
             metrics["reference_kl"] = reference
         return loss, {name: metric.detach() for name, metric in metrics.items()}
-
-
-def reference_penalty(outputs: Outputs, targets: Targets) -> Tensor:
-    """Return float32 (B,): an estimate of KL(now || reference) from each unit: equation 4."""
-    assert targets.reference_logprobs is not None, "asked for by reference_coef"
-    return k3(outputs.logprobs - targets.reference_logprobs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from llmgym.algorithms.groups import estimate_by_group, standardized
 from llmgym.algorithms.ppo import clipped_policy_loss, policy_metrics
@@ -31,21 +31,14 @@ class GSPO:
         minibatch_turns: about how many turns a gradient step is taken on.
     """
 
+    needs_values: ClassVar[bool] = False
+    needs_groups: ClassVar[bool] = True
+
     clip: float = 0.0003
     clip_high: float = 0.0004
     entropy_coef: float = 0.0
     epochs: int = 1
     minibatch_turns: int = 512
-
-    @property
-    def needs_values(self) -> bool:
-        """No critic."""
-        return False
-
-    @property
-    def needs_groups(self) -> bool:
-        """The others of its group are what an episode is measured by."""
-        return True
 
     def estimate(
         self, trajectories: Sequence[Trajectory], values: Sequence[FloatArray] | None, settings: ReturnSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from llmgym.algorithms.groups import centred, check_whole, estimate_by_group, on_units
 from llmgym.algorithms.kl import k2
@@ -37,6 +37,8 @@ class ReinforcePP:
         credit: whether every "draw" has a ratio of its own, as in the paper, or all of a "turn" one together.
     """
 
+    needs_values: ClassVar[bool] = False
+
     clip: float = 0.2
     has_baseline: bool = False
     reference_coef: float = 0.0
@@ -44,11 +46,6 @@ class ReinforcePP:
     epochs: int = 1
     minibatch_turns: int = 512
     credit: Credit = "draw"
-
-    @property
-    def needs_values(self) -> bool:
-        """No critic."""
-        return False
 
     @property
     def needs_groups(self) -> bool:

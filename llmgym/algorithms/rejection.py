@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -35,15 +35,12 @@ class RejectionSampling:
         minibatch_turns: about how many turns a gradient step is taken on.
     """
 
+    needs_values: ClassVar[bool] = False
+
     kept_share: float = 1.0
     least_return: float = 0.0
     epochs: int = 1
     minibatch_turns: int = 256
-
-    @property
-    def needs_values(self) -> bool:
-        """No critic."""
-        return False
 
     @property
     def needs_groups(self) -> bool:

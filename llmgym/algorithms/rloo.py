@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -30,19 +30,12 @@ class RLOO:
         minibatch_turns: about how many turns a gradient step is taken on.
     """
 
+    needs_values: ClassVar[bool] = False
+    needs_groups: ClassVar[bool] = True
+
     entropy_coef: float = 0.0
     epochs: int = 1
     minibatch_turns: int = 4096
-
-    @property
-    def needs_values(self) -> bool:
-        """No critic."""
-        return False
-
-    @property
-    def needs_groups(self) -> bool:
-        """The others of its group are an episode's baseline."""
-        return True
 
     def estimate(
         self, trajectories: Sequence[Trajectory], values: Sequence[FloatArray] | None, settings: ReturnSettings

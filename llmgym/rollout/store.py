@@ -48,10 +48,10 @@ def _from_json(data: dict[str, Any]) -> Trajectory:
     turns = []
     for turn in data["turns"]:
         prompt = _restored(prompt, turn)
-        values = {name: turn[name] for name in _PLAIN}
+        # A file may have been written before turns knew some of this.
+        values = {name: turn[name] for name in _PLAIN if name in turn}
         values["candidate_ids"] = tuple(tuple(ids) for ids in values["candidate_ids"])
-        for name in ("sampled_ids", "cue_ids", "draw_logprobs"):
-            values[name] = tuple(values[name])
+        values |= {name: tuple(values[name]) for name in ("sampled_ids", "cue_ids", "draw_logprobs") if name in values}
         turns.append(Turn(prompt_ids=prompt, **values))
     final = None if data["final"] is None else _restored(prompt, data["final"])
     return Trajectory(tuple(turns), final, data["env_index"], data["seed"])

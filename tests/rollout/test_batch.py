@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -52,3 +53,14 @@ def test_trajectories_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
         assert (one.final_prompt_ids is None) == (other.final_prompt_ids is None)
         if one.final_prompt_ids is not None:
             np.testing.assert_array_equal(one.final_prompt_ids, other.final_prompt_ids)
+
+
+def test_a_file_from_before_draws_were_known_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "trajectories.jsonl"
+    write_trajectories(file, [trajectory(terminated=True)])
+    old = re.sub(r', "draw_logprobs": \[[^]]*\], "state_key": \d+', "", file.read_text())
+    assert "draw_logprobs" not in old
+    assert "state_key" not in old
+    file.write_text(old)
+    (read,) = read_trajectories(file)
+    assert [turn.num_draws for turn in read.turns] == [1] * len(read.turns)
