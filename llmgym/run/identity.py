@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmgym.config import CloneSettings
 from llmgym.run.agents import BASELINE_FILE, Agent
 from llmgym.run.folder import RunFolder
 
@@ -54,9 +55,9 @@ def run_identity(path: Path) -> Identity:
     folder = RunFolder.find(path) or RunFolder.open(path)
     config = folder.config()
     update, checkpoint = folder.named_checkpoint(path)
-    num_steps = update * config.collect.num_envs * config.collect.steps_per_update
+    num_steps = next((int(row["env_steps"]) for row in folder.read_metrics() if row["update"] == update), 0)
     settings = "".join(f", {name}={value}" for name, value in config.env_settings.items())
-    practice = [f"{config.clone.episodes or 'all'} demonstrations"] if config.clone.is_wanted else []
+    practice = _practice(config.clone)
     practice += [f"{num_steps:,} env steps"] if num_steps else []
     facts = {
         "path": str(path),
@@ -124,3 +125,12 @@ def _hub_revision(model: str) -> str:
 
     found = try_to_load_from_cache(model, "config.json")
     return Path(found).parent.name if isinstance(found, str) else ""
+
+
+def _practice(clone: CloneSettings) -> list[str]:
+    """Say what a clone has learned from."""
+    num_easier = sum(lesson.episodes for lesson in clone.lessons)
+    said = [f"{num_easier} demonstrations in easier lessons"] if num_easier else []
+    if clone.episodes or clone.dataset is not None:
+        said.append(f"{clone.episodes or 'all'} demonstrations")
+    return [*said, f"{clone.rounds} rounds of corrections"] if clone.rounds else said

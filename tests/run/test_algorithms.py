@@ -12,12 +12,13 @@ import pytest
 
 import llmgym
 from llmgym.algorithms import ALGORITHMS, DAPO
-from llmgym.config import CloneSettings, CollectSettings, EvaluationSettings, RunConfig
+from llmgym.config import CloneSettings, CollectSettings, EvaluationSettings, Lesson, RunConfig
 from llmgym.errors import ConfigError, LearnerError
 from llmgym.learner.tiny import TinySettings
 from llmgym.rollout.batch import ReturnSettings
 from llmgym.rollout.store import read_trajectories
 from llmgym.run.experience import collect_experience
+from llmgym.run.identity import run_identity
 from llmgym.types import Acting, Trajectory
 
 LAKE = "llmgym/FrozenLake-v0"
@@ -89,6 +90,17 @@ def test_a_resumed_run_of_whole_episodes_goes_on_counting(tmp_path: Path) -> Non
     llmgym.train(config, tmp_path / "run", resume=True)
     again = rows_of(tmp_path / "run")
     assert again[1]["env_steps"] > again[0]["env_steps"] == whole[0]["env_steps"]
+    facts = run_identity(tmp_path / "run")
+    assert facts.facts["env_steps"] == again[1]["env_steps"]
+    assert f"(2 demonstrations and {again[1]['env_steps']:,} env steps)" in facts.training
+
+
+def test_a_report_counts_lessons_and_corrections(tmp_path: Path) -> None:
+    lesson = Lesson(3, {"is_slippery": True})
+    clone = CloneSettings(episodes=2, lessons=(lesson,), epochs=1, rounds=1, round_episodes=2)
+    llmgym.train(small_config({}, clone=clone, updates=0), tmp_path / "run")
+    told = "(3 demonstrations in easier lessons and 2 demonstrations and 1 rounds of corrections)"
+    assert told in run_identity(tmp_path / "run").training
 
 
 def test_the_file_of_a_run_says_every_setting_of_its_algorithm() -> None:
