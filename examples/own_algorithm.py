@@ -8,7 +8,7 @@ advantages are estimated with the learner's critic, turn by turn.
 
 On the command line, with this file where Python finds it:
 
-llmgym train frozenlake --set algorithm.name=own_algorithm:AWR --set algorithm.beta=0.2
+PYTHONPATH=examples llmgym train frozenlake --set algorithm.name=own_algorithm:AWR --set algorithm.beta=0.2
 """
 
 from __future__ import annotations

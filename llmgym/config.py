@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class EvaluationSettings:
     temperature: float = 1.0
 
 
+DEFAULT_ALGORITHM = "ppo"
 _LEAST = {
     "updates": 0,
     "checkpoint_every": 1,
@@ -110,8 +111,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         # Every setting of the algorithm is written out, so that a run's file says all that it was made with.
-        name = self.algorithm.get("name", "ppo")
-        object.__setattr__(self, "algorithm", {"name": name, **to_dict(self.make_algorithm())})
+        settings = to_dict(self.make_algorithm())
+        object.__setattr__(self, "algorithm", {"name": _algorithm_name({"algorithm": self.algorithm}), **settings})
         for name, least in _LEAST.items():
             _at_least(name, attrgetter(name)(self), least)
         for number, lesson in enumerate(self.clone.lessons):
@@ -167,15 +168,9 @@ def _algorithm_class(table: dict[str, Any]) -> type[Algorithm]:
         ConfigError: there is none.
     """
     try:
-        cls = algorithm_class(str(table.get("name", "ppo")))
+        return algorithm_class(str(table.get("name", DEFAULT_ALGORITHM)))
     except LearnerError as problem:
         raise ConfigError(f"{problem} It is algorithm.name in the recipe.") from problem
-    if not is_dataclass(cls):
-        raise ConfigError(
-            f"Expected algorithm.name to name a dataclass, whose fields are settings, found {table['name']!r}. "
-            "Decorate it with @dataclass(frozen=True)."
-        )
-    return cls
 
 
 @dataclass(frozen=True)
@@ -229,6 +224,8 @@ def _check_groups(config: RunConfig) -> None:
 def load_config(recipe: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a recipe, and change what the overrides say.
 
+    What the recipe sets for its algorithm is left out where an override names another one.
+
     Args:
         recipe: a TOML file.
         overrides: "key=value" with dotted keys and TOML values.
@@ -236,8 +233,17 @@ def load_config(recipe: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: the file is no TOML, or a key or value fits nothing.
     """
-    data: dict[str, Any] = apply_overrides(read_toml(recipe), overrides)
+    written = read_toml(recipe)
+    data = apply_overrides(written, overrides)
+    if _algorithm_name(data) != _algorithm_name(written):
+        data = apply_overrides({key: value for key, value in written.items() if key != "algorithm"}, overrides)
     return from_dict(RunConfig, data)
+
+
+def _algorithm_name(data: dict[str, Any]) -> Any:
+    """Return which algorithm the table of a recipe names."""
+    table = data.get("algorithm", {})
+    return table.get("name", DEFAULT_ALGORITHM) if isinstance(table, dict) else None
 
 
 def _check_4bit(learner: LearnerSettings, engine: EngineSettings, backend: Backend) -> None:

@@ -129,9 +129,8 @@ def to_dict(settings: Any, base: Any = None) -> dict[str, Any]:
 
 def to_toml(settings: Any, *, with_help: bool = False, more_helps: Mapping[str, str] | None = None) -> str:
     """Write settings as TOML that reads back equal, on request with every field's help, and more, above it."""
-    helps = {setting.key: setting.help for setting in describe(type(settings))} if with_help else {}
-    helps |= more_helps or {}
-    return "\n".join(_toml_lines(to_dict(settings), "", helps)).strip() + "\n"
+    helps = {setting.key: setting.help for setting in describe(type(settings))} | dict(more_helps or {})
+    return "\n".join(_toml_lines(to_dict(settings), "", helps if with_help else {})).strip() + "\n"
 
 
 def describe(cls: Any, path: str = "", base: Any = None) -> list[SettingHelp]:

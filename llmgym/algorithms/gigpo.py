@@ -60,7 +60,7 @@ class GiGPO:
     def estimate(
         self, trajectories: Sequence[Trajectory], values: Sequence[FloatArray] | None, settings: ReturnSettings
     ) -> Estimates:
-        """Add up an episode's advantage in its group (equation 3) and a turn's among its anchor state (equation 7)."""
+        """Add up an episode's advantage in its group and a turn's among those in its state."""
         compare = standardized if self.scales_by_deviation else centred
         episodes = estimate_by_group(trajectories, settings, self.credit, compare)
         anchors = anchor_groups(trajectories)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from types import MappingProxyType
 
 from llmgym.algorithms.a2c import A2C
@@ -59,7 +60,7 @@ def algorithm_class(name: str) -> type[Algorithm]:
     """Return the class of an algorithm: one that has a name, or "module:Class", which is imported.
 
     Raises:
-        LearnerError: there is none of that name.
+        LearnerError: there is none of that name, or it is no dataclass.
 
     >>> algorithm_class("ppo")(clip=0.1).clip
     0.1
@@ -73,6 +74,11 @@ def algorithm_class(name: str) -> type[Algorithm]:
                 f"Expected an algorithm at {name!r}, found none: {error}. Write it as module:Class, with the module "
                 "where Python finds it."
             ) from error
+        if not is_dataclass(found):
+            raise LearnerError(
+                f"Expected {name!r} to be a dataclass, whose fields are settings, found another class. "
+                "Decorate it with @dataclass(frozen=True)."
+            )
         return found
     if name not in ALGORITHMS:
         raise LearnerError(
@@ -83,7 +89,11 @@ def algorithm_class(name: str) -> type[Algorithm]:
 
 
 def algorithm_name(algorithm: Algorithm) -> str:
-    """Return what `algorithm_class` finds an algorithm's class by."""
+    """Return what `algorithm_class` finds an algorithm's class by, in any process if possible.
+
+    A class of one's own has its name only where it was registered, so its module counts; a script's has no other.
+    """
     cls = type(algorithm)
     named = next((name for name, known in ALGORITHMS.items() if known is cls), None)
-    return named or f"{cls.__module__}:{cls.__qualname__}"
+    is_found_by_name = cls.__module__.startswith(__package__) or cls.__module__ == "__main__"
+    return named if named and is_found_by_name else f"{cls.__module__}:{cls.__qualname__}"

@@ -21,18 +21,18 @@ from typing import Any
 
 import numpy as np
 
-from llmgym.algorithms.algorithm import compares_states, needs_values
+from llmgym.algorithms.algorithm import compares_states
 from llmgym.bench.report import Report, make_report
 from llmgym.config import CloneSettings, CollectSettings, EvaluationSettings, RunConfig
 from llmgym.engine import load_engine
 from llmgym.learner import Learner
 from llmgym.learner.settings import LearnerSettings
-from llmgym.rollout.batch import ReturnSettings, make_batch
+from llmgym.rollout.batch import ReturnSettings
 from llmgym.rollout.statistics import over_training_seeds
 from llmgym.run.agents import RandomAgent
 from llmgym.run.clone import clone_expert
 from llmgym.run.collecting import open_collector
-from llmgym.run.experience import collect_experience, episode_seeds
+from llmgym.run.experience import collect_experience, episode_seeds, learn_from
 from llmgym.run.measure import measure_agent, measure_engine
 from llmgym.run.models import prepare_model
 from llmgym.run.report import SilentReporter
@@ -194,11 +194,8 @@ def _learn(config: RunConfig, learner: Learner, engine: Engine, num_env_steps: i
         while taken < num_env_steps:
             trajectories = collect_experience(collector, algorithm, config.collect, config.returns)
             taken += sum(len(trajectory.turns) for trajectory in trajectories)
-            values = learner.values(trajectories) if needs_values(algorithm) else None
-            batch = make_batch(trajectories, values, config.returns, algorithm)
-            if batch.turns:
-                learner.update(batch)
-                learner.publish(engine)
+            learn_from(trajectories, learner, config.returns)
+            learner.publish(engine)
     return taken
 
 

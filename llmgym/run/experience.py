@@ -1,7 +1,8 @@
-"""Experience: what an update learns from, collected as its algorithm wants it. Knows no learner."""
+"""Experience: what an update learns from, collected as its algorithm wants it. Knows no run folder."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from llmgym.algorithms.algorithm import (
@@ -12,12 +13,13 @@ from llmgym.algorithms.algorithm import (
     needs_values,
 )
 from llmgym.config import CollectSettings, RunConfig
-from llmgym.rollout.batch import ReturnSettings
+from llmgym.learner import Learner
+from llmgym.rollout.batch import ReturnSettings, make_batch
 from llmgym.rollout.player import EpisodeSeed
 from llmgym.run.seeds import training_seed
 from llmgym.types import Trajectory
 
-__all__ = ["Collects", "collect_experience", "episode_seeds"]
+__all__ = ["Collects", "collect_experience", "episode_seeds", "learn_from"]
 
 
 class Collects(Protocol):
@@ -52,6 +54,14 @@ def collect_experience(
             break
         trajectories = [*trajectories, *collector.collect_episodes(collect.episodes_per_update)]
     return trajectories
+
+
+def learn_from(trajectories: Sequence[Trajectory], learner: Learner, returns: ReturnSettings) -> dict[str, float]:
+    """Learn from trajectories, and return metrics; where the algorithm keeps none of them, nothing is learned."""
+    algorithm = learner.algorithm
+    values = learner.values(trajectories) if needs_values(algorithm) else None
+    batch = make_batch(trajectories, values, returns, algorithm)
+    return {**(learner.update(batch) if batch.turns else {}), **batch.metrics}
 
 
 def episode_seeds(config: RunConfig, algorithm: Algorithm, num_done: int) -> EpisodeSeed:

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmgym.algorithms.algorithm import compares_states, needs_values
+from llmgym.algorithms.algorithm import compares_states
 from llmgym.config import RunConfig
 from llmgym.engine import check_engine, load_engine
 from llmgym.engine.parser import load_parser
 from llmgym.learner import Learner
-from llmgym.rollout.batch import make_batch
 from llmgym.rollout.store import write_trajectories
 from llmgym.run.agents import RANDOM, RandomAgent
 from llmgym.run.clone import clone_expert
 from llmgym.run.collecting import open_collector
 from llmgym.run.correcting import correct_clone
-from llmgym.run.experience import collect_experience, episode_seeds
+from llmgym.run.experience import collect_experience, episode_seeds, learn_from
 from llmgym.run.folder import RunFolder, write_whole
 from llmgym.run.measure import measure_agent, measure_engine
 from llmgym.run.metrics import MetricsLog, RunningEpisodes, unparsed_share
@@ -36,7 +35,7 @@ from llmgym.run.results import TrainResult, eval_row
 from llmgym.run.seeds import training_seed
 from llmgym.run.showing import check_demonstrations
 from llmgym.run.venv import check_env_id
-from llmgym.types import Engine, Trajectory
+from llmgym.types import Engine
 
 __all__ = ["train"]
 
@@ -137,16 +136,16 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
             for update in range(num_done + 1, config.updates + 1):
                 begun = time.monotonic()
                 trajectories = collect_experience(collector, algorithm, config.collect, config.returns)
-                num_env_steps = sum(len(trajectory.turns) for trajectory in trajectories)
-                env_steps += num_env_steps
+                num_steps = sum(len(trajectory.turns) for trajectory in trajectories)
                 collected = time.monotonic()
                 is_learning = True
                 engine.sleep()
                 learner.scale_learning_rate(config.learner.learning_rate_factor(update, config.updates))
-                metrics = _learn(learner, trajectories, config)
+                metrics = learn_from(trajectories, learner, config.returns)
                 learned = time.monotonic()
                 engine.wake_up()
                 swap = learner.publish(engine)
+                env_steps += num_steps
                 row = {
                     "update": update,
                     "env_steps": env_steps,
@@ -156,7 +155,7 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
                     **metrics,
                     **swap,
                     "policy_version": engine.version,
-                    **_pace(num_env_steps, begun, collected, learned),
+                    **_pace(num_steps, begun, collected, learned),
                 }
                 log.write(row)
                 done, is_learning = update, False
@@ -169,14 +168,6 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
         if not is_learning:
             learner.save(folder.checkpoint(done))
         raise
-
-
-def _learn(learner: Learner, trajectories: Sequence[Trajectory], config: RunConfig) -> dict[str, float]:
-    """Learn from trajectories, and return metrics; where the algorithm keeps none of them, nothing is learned."""
-    algorithm = learner.algorithm
-    values = learner.values(trajectories) if needs_values(algorithm) else None
-    batch = make_batch(trajectories, values, config.returns, algorithm)
-    return {**(learner.update(batch) if batch.turns else {}), **batch.metrics}
 
 
 def _pace(num_env_steps: int, begun: float, collected: float, learned: float) -> dict[str, float]:

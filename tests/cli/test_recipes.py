@@ -73,3 +73,11 @@ def test_override_that_fits_nothing_is_refused_before_anything_is_done(
     assert result.exit_code == 1
     assert message in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_algorithm_does_not_inherit_the_settings_of_the_recipes() -> None:
+    named = ["config", "frozenlake", "--set", "algorithm.name=rejection"]
+    table = tomllib.loads(RUNNER.invoke(app, [*named, "--set", "algorithm.kept_share=0.5"]).output)["algorithm"]
+    assert table == {"name": "rejection", "kept_share": 0.5, "least_return": 0.0, "epochs": 1, "minibatch_turns": 256}
+    same = tomllib.loads(RUNNER.invoke(app, ["config", "frozenlake", "--set", "algorithm.name=ppo"]).output)
+    assert same["algorithm"]["epochs"] == 2, "as the recipe says"

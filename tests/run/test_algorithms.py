@@ -118,7 +118,7 @@ def test_the_file_of_a_run_says_every_setting_of_its_algorithm() -> None:
         ({"name": "gripo"}, {}, r"got 'gripo'\. Did you mean 'grpo'\?.*It is algorithm\.name in the recipe\."),
         ({"name": "grpo", "clipp": 1}, {}, r"found 'algorithm\.clipp'\. Did you mean 'algorithm\.clip'\?"),
         ({"name": "nowhere:Mine"}, {}, r"Expected an algorithm at 'nowhere:Mine', found none: No module named"),
-        ({"name": "json:JSONDecoder"}, {}, r"Expected algorithm\.name to name a dataclass"),
+        ({"name": "json:JSONDecoder"}, {}, r"Expected 'json:JSONDecoder' to be a dataclass"),
         ({"name": "grpo"}, {"group_size": 3}, r"group_size of at least 2 that divides collect\.num_envs \(32\)"),
         ({"name": "rloo"}, {"group_size": 1}, r"which compares episodes from the same start, found 1\."),
     ],
