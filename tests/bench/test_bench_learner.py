@@ -18,7 +18,9 @@ def test_both_ways_agree_and_the_report_has_their_ratios(monkeypatch: pytest.Mon
     assert figures["actions_ratio_row_per_action_over_packed"] == pytest.approx(
         figures["actions_row_per_action_seconds"] / figures["actions_packed_seconds"]
     )
+    assert figures["many_actions_largest_difference_nats"] < 1e-4
     assert figures["update_turns_per_second"] > 0
+    assert 0 <= figures["padding_share"] < 1
 
 
 def test_a_report_is_figures_versions_and_machine(tmp_path: Path) -> None:
