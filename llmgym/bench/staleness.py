@@ -48,13 +48,11 @@ class Workload:
     Attributes:
         config: of every run, but for what is set here.
         stalenesses: settings of `collect.staleness`; others are compared with the first.
-        corrections: settings of `collect.correction` for those above 0.
         seeds: training seeds.
     """
 
     config: RunConfig = field(default_factory=lambda: CONFIG)
     stalenesses: tuple[int, ...] = (0, 1, 4)
-    corrections: tuple[str, ...] = ("truncated",)
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
@@ -86,20 +84,13 @@ def run(workload: Workload | None = None) -> Report:
         workload: how much; the default takes about half an hour on two cores.
     """
     work = workload or Workload()
-    collects = [
-        replace(work.config.collect, staleness=staleness, correction=correction)
-        for staleness in work.stalenesses
-        for correction in (work.corrections if staleness else work.corrections[:1])
-    ]
-    # Seed by seed, so that a machine that is busy for a while is so for all of them.
     outcomes: dict[str, list[Outcome]] = {}
+    # Seed by seed, so that a machine that is busy for a while is so for all of them.
     for seed in work.seeds:
-        for collect in collects:
-            name = f"staleness{collect.staleness}"
-            if collect.staleness and len(work.corrections) > 1:
-                name = f"{name}_{collect.correction}"
+        for staleness in work.stalenesses:
+            collect = replace(work.config.collect, staleness=staleness)
             outcome = _in_own_process(replace(work.config, seed=seed, collect=collect))
-            outcomes.setdefault(name, []).append(outcome)
+            outcomes.setdefault(f"staleness{staleness}", []).append(outcome)
     figures: dict[str, float] = {}
     base = next(iter(outcomes.values()))
     for name, of_seeds in outcomes.items():
