@@ -66,38 +66,46 @@ class SwapsAt(gym.Wrapper[Any, Any, Any, Any]):
         return self.env.step(action)
 
 
+@pytest.mark.parametrize("kind", ["reference_engine", "vllm_engine"])
 def test_versions_change_at_the_very_turn_of_a_swap_in_the_midst_of_an_episode(
-    make_text_env: MakeEnv, tiny_model: Path
+    kind: str, make_text_env: MakeEnv, tiny_model: Path, request: pytest.FixtureRequest
 ) -> None:
-    from llmgym.engine import load_engine
-
+    engine: Engine = request.getfixturevalue(kind)
     weights = load_file(tiny_model / "model.safetensors")
-    moved = {name: value + 0.05 * torch.randn_like(value) for name, value in weights.items()}
-    with load_engine(str(tiny_model), backend="transformers") as engine:
-        shared = SharedEngine(engine)
+    generator = torch.Generator().manual_seed(0)
+    moved = {name: value + 0.05 * torch.randn(value.shape, generator=generator) for name, value in weights.items()}
+    shared = SharedEngine(engine)
 
-        def swap(version: int, named: dict[str, torch.Tensor]) -> Callable[[], None]:
-            def load() -> None:
-                with shared.held() as held:
-                    held.load_weights(named.items(), version)
+    def swap(version: int, named: dict[str, torch.Tensor]) -> Callable[[], None]:
+        def load() -> None:
+            with shared.held() as held:
+                held.load_weights(named.items(), version)
 
-            return load
+        return load
 
+    try:
         # The action of the second step has been drawn when the weights change: the third turn is the first of the new.
         env = SwapsAt(make_text_env(), {2: swap(5, moved), 4: swap(6, weights)})
         playing = collector_of(lambda: env, shared, barrier=False, num_envs=1)
-        collected = playing.collect(6)
+        collected: list[Trajectory] = []
+        thread = threading.Thread(target=lambda: collected.extend(playing.collect(6)))
+        thread.start()
+        thread.join()
         assert [version for one in versions_of(collected) for version in one] == [0, 0, 5, 5, 6, 6]
-        mixed = [one for one in collected if len(set(versions_of([one])[0])) > 1]
-        assert mixed, "a swap falls into an episode"
+        assert any(len(set(one)) > 1 for one in versions_of(collected)), "a swap falls into an episode"
         kept = drop_stale(collected, 6, 1)
         assert {version for one in versions_of(kept) for version in one} <= {5, 6}
-        assert all(one not in kept for one in collected if 0 in versions_of([one])[0])
+        assert all(
+            (0 in versions) == (one not in kept)
+            for one, versions in zip(collected, versions_of(collected), strict=True)
+        )
         # Each turn is of the weights that its version says.
         for turn in (turn for one in collected for turn in one.turns):
             engine.load_weights((moved if turn.policy_version == 5 else weights).items(), 9)
             (choice,) = engine.act([turn.prompt_ids], [turn.candidate_ids], Acting(), [0])
             assert float(choice.logprobs[turn.action]) == pytest.approx(turn.logprob, abs=1e-4)
+    finally:
+        engine.load_weights(weights.items(), 0)
 
 
 @pytest.mark.parametrize("barrier", [True, False])
