@@ -17,7 +17,7 @@ from llmgym.learner.settings import LearnerSettings
 from llmgym.learner.tiny import TinySettings
 from llmgym.rollout.batch import ReturnSettings
 from llmgym.rollout.clone_settings import CloneSettings, Lesson
-from llmgym.rollout.collect_settings import CollectSettings
+from llmgym.rollout.collect_settings import CollectSettings, check_staleness
 from llmgym.settings import apply_overrides, describe, from_dict, read_toml, to_dict
 from llmgym.text.prompt import PromptSettings, check_prompt
 from llmgym.types import Acting
@@ -142,6 +142,7 @@ class RunConfig:
             )
         _check_4bit(self.learner, self.engine, self.backend)
         _check_groups(self)
+        check_staleness(self.collect, shares_gpu=self.engine.shares_gpu)
         try:
             check_prompt(self.prompt, self.acting.how)
         except PromptError as problem:
@@ -203,9 +204,8 @@ class EvalConfig:
     acting: Acting = field(default_factory=Acting)
 
     def __post_init__(self) -> None:
-        _at_least("episodes", self.episodes, 1)
-        _at_least("num_envs", self.num_envs, 1)
-        _at_least("first_episode", self.first_episode, 0)
+        for name, least in (("episodes", 1), ("num_envs", 1), ("first_episode", 0)):
+            _at_least(name, getattr(self, name), least)
 
 
 def _check_groups(config: RunConfig) -> None:

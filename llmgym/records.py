@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "NO_VERSION",
     "Acting",
     "Batch",
     "Choice",
@@ -30,6 +31,8 @@ TokenIds = tuple[int, ...]
 FloatArray = npt.NDArray[np.float32]
 Normalize = Literal["sum", "mean", "none"]
 How = Literal["score", "constrained", "text", "reason"]
+NO_VERSION = -1
+"""Policy version of what no policy did: of a demonstration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +152,7 @@ class Turn:
         reward: reward of the step that followed (unscaled, as the environment gave it).
         terminated: whether the step ended the episode by the rules of the environment.
         truncated: whether the step ended the episode by a limit outside of them.
-        policy_version: version of the weights that chose.
+        policy_version: version of the weights that chose; `NO_VERSION` where none did, but a demonstrator.
         sampled_ids: tokens that were sampled freely before the action: the answer of "text", the thought of "reason".
         cue_ids: tokens put behind a thought, which were not sampled.
         is_parsed: False where an answer of "text" named no action, and the fallback was taken.
@@ -216,6 +219,10 @@ class Batch:
         values: float32 (num_units,); the value head's prediction when the batch was made.
         trajectory_turns: number of turns of every trajectory, adding up to num_turns; None for one turn each.
         metrics: what else was found when the batch was made, by name.
+        weights: float32 (num_units,); importance weight of every unit, at least 0, 1 where the policy that learns drew
+            it; None for 1 everywhere.
+        proximal_logprobs: float32 (num_units,); log-probability of every unit by the policy that ratios are measured
+            against, where that is not the one that drew; None for the behaviour log-probabilities.
     """
 
     turns: tuple[Turn, ...]
@@ -224,3 +231,5 @@ class Batch:
     values: FloatArray
     trajectory_turns: tuple[int, ...] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    weights: FloatArray | None = None
+    proximal_logprobs: FloatArray | None = None

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmgym.records import (
+    NO_VERSION,
     Acting,
     Batch,
     Choice,
@@ -23,10 +24,12 @@ from llmgym.records import (
 )
 
 __all__ = [
+    "NO_VERSION",
     "Acting",
     "Batch",
     "Choice",
     "Context",
+    "Decides",
     "Engine",
     "FloatArray",
     "Generation",
@@ -65,18 +68,58 @@ class Tokenizer(Protocol):
         ...
 
 
+class Decides(Protocol):
+    """The part of an engine that acts in an environment, which is all that collectors use."""
+
+    tokenizer: Any
+    max_context_tokens: int
+
+    def act(
+        self,
+        contexts: Sequence[Context],
+        candidates: Sequence[Sequence[Context]],
+        acting: Acting,
+        seed: int | Sequence[int] | None = None,
+        *,
+        parse: Parser | None = None,
+        adapter: str = "policy",
+    ) -> list[Choice]:
+        """Take one action for every context, in any of the ways of `Acting`.
+
+        Args:
+            parse: for "text", finds the action that an answer names; by default the answer that is one of the actions
+                or begins with one, white space and case aside.
+        """
+        ...
+
+    def start(
+        self,
+        context: Context,
+        candidates: Sequence[Context],
+        acting: Acting,
+        seed: int | None = None,
+        *,
+        parse: Parser | None = None,
+        adapter: str = "policy",
+    ) -> int:
+        """Begin to take one action; return the ticket under which `advance` will hand out the choice."""
+        ...
+
+    def advance(self) -> list[tuple[int, Choice]]:
+        """Compute for a while; return the choices that were started and are now made, each with its ticket."""
+        ...
+
+
 @runtime_checkable
-class Engine(Protocol):
+class Engine(Decides, Protocol):
     """Who answers: scores candidates, chooses among them, generates text, and takes new weights while running.
 
     An engine is a context manager. Contexts are texts or token ids; candidates are texts, or token ids where they
     were tokenized before; contexts and candidates are tokenized apart, without special tokens.
     """
 
-    tokenizer: Any
     version: int
     """Policy version: 0 at the start, then what the last swap said."""
-    max_context_tokens: int
 
     def score(
         self,
@@ -119,41 +162,6 @@ class Engine(Protocol):
         Args:
             seed: one seed for the call, or one a context (then a context's draw does not depend on its batch).
         """
-        ...
-
-    def act(
-        self,
-        contexts: Sequence[Context],
-        candidates: Sequence[Sequence[Context]],
-        acting: Acting,
-        seed: int | Sequence[int] | None = None,
-        *,
-        parse: Parser | None = None,
-        adapter: str = "policy",
-    ) -> list[Choice]:
-        """Take one action for every context, in any of the ways of `Acting`.
-
-        Args:
-            parse: for "text", finds the action that an answer names; by default the answer that is one of the actions
-                or begins with one, white space and case aside.
-        """
-        ...
-
-    def start(
-        self,
-        context: Context,
-        candidates: Sequence[Context],
-        acting: Acting,
-        seed: int | None = None,
-        *,
-        parse: Parser | None = None,
-        adapter: str = "policy",
-    ) -> int:
-        """Begin to take one action; return the ticket under which `advance` will hand out the choice."""
-        ...
-
-    def advance(self) -> list[tuple[int, Choice]]:
-        """Compute for a while; return the choices that were started and are now made, each with its ticket."""
         ...
 
     def generate(

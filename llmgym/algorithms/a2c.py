@@ -45,7 +45,7 @@ class A2C:
             LearnerError: value_coef is above 0 and the learner has no head "value".
         """
         advantages = targets.normalized_advantages if self.normalize_advantages else targets.advantages
-        policy = targets.mean(policy_gradient_loss(outputs.logprobs, advantages))
+        policy = targets.mean(targets.weighted(policy_gradient_loss(outputs.logprobs, advantages)))
         entropy = targets.mean(outputs.entropies)
         loss = policy - self.entropy_coef * entropy
         metrics = {"policy_loss": policy, "entropy": entropy}

@@ -63,7 +63,7 @@ class DAPO:
         """Return policy loss - entropy_coef * entropy, each a mean over all units of all episodes, and metrics."""
         log_ratio = outputs.logprobs - targets.behaviour_logprobs
         surrogate = clipped_policy_loss(log_ratio, targets.advantages, self.clip, clip_high=self.clip_high)
-        policy, entropy = targets.mean(surrogate), targets.mean(outputs.entropies)
+        policy, entropy = targets.mean(targets.weighted(surrogate)), targets.mean(outputs.entropies)
         moved = policy_metrics(log_ratio, targets, self.clip, self.clip_high)
         metrics = {"policy_loss": policy, "entropy": entropy, **moved}
         return policy - self.entropy_coef * entropy, {name: metric.detach() for name, metric in metrics.items()}

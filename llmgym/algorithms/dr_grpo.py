@@ -55,7 +55,7 @@ class DrGRPO:
         """Return policy loss - entropy_coef * entropy, each summed over an episode over max_units, and metrics."""
         log_ratio = outputs.logprobs - targets.behaviour_logprobs
         surrogate = clipped_policy_loss(log_ratio, targets.advantages, self.clip)
-        policy = targets.sum_by_trajectory(surrogate) / self.max_units
+        policy = targets.sum_by_trajectory(targets.weighted(surrogate)) / self.max_units
         entropy = targets.mean(outputs.entropies)
         bonus = targets.sum_by_trajectory(outputs.entropies) / self.max_units
         metrics = {"policy_loss": policy, "entropy": entropy, **policy_metrics(log_ratio, targets, self.clip)}

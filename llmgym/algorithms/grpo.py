@@ -55,14 +55,16 @@ class GRPO:
         ones.
         """
         log_ratio = outputs.logprobs - targets.behaviour_logprobs
-        policy = targets.mean_by_trajectory(clipped_policy_loss(log_ratio, targets.advantages, self.clip))
+        surrogate = clipped_policy_loss(log_ratio, targets.advantages, self.clip)
+        policy = targets.mean_by_trajectory(targets.weighted(surrogate))
         entropy = targets.mean_by_trajectory(outputs.entropies)
         loss = policy - self.entropy_coef * entropy
         metrics = {"policy_loss": policy, "entropy": entropy, **policy_metrics(log_ratio, targets, self.clip)}
         if self.reference_coef > 0:
             assert targets.reference_logprobs is not None, "asked for by reference_coef"
             # Equation 4.
-            reference = targets.mean_by_trajectory(k3(outputs.logprobs - targets.reference_logprobs))
+            divergence = k3(outputs.logprobs - targets.reference_logprobs)
+            reference = targets.mean_by_trajectory(targets.weighted(divergence))
             loss = loss + self.reference_coef * reference
             metrics["reference_kl"] = reference
         return loss, {name: metric.detach() for name, metric in metrics.items()}

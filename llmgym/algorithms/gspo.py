@@ -51,7 +51,7 @@ class GSPO:
         # The mean log-ratio of the draws: the ratio to the power of one over the length.
         log_ratio = (outputs.logprobs - targets.behaviour_logprobs) / targets.num_draws
         surrogate = clipped_policy_loss(log_ratio, targets.advantages, self.clip, clip_high=self.clip_high)
-        policy, entropy = targets.mean(surrogate), targets.mean(outputs.entropies)
+        policy, entropy = targets.mean(targets.weighted(surrogate)), targets.mean(outputs.entropies)
         moved = policy_metrics(log_ratio, targets, self.clip, self.clip_high)
         metrics = {"policy_loss": policy, "entropy": entropy, **moved}
         return policy - self.entropy_coef * entropy, {name: metric.detach() for name, metric in metrics.items()}

@@ -56,15 +56,16 @@ class PPO:
         """
         advantages = targets.normalized_advantages if self.normalize_advantages else targets.advantages
         log_ratio = outputs.logprobs - targets.behaviour_logprobs
-        policy = targets.mean(clipped_policy_loss(log_ratio, advantages, self.clip, dual_clip=self.dual_clip))
+        surrogate = clipped_policy_loss(log_ratio, advantages, self.clip, dual_clip=self.dual_clip)
+        policy = targets.mean(targets.weighted(surrogate))
         entropy = targets.mean(outputs.entropies)
         loss = policy - self.entropy_coef * entropy
         metrics = {"policy_loss": policy, "entropy": entropy, **policy_metrics(log_ratio, targets, self.clip)}
         if self.kl_coef > 0:
-            loss = loss + self.kl_coef * targets.mean(k3(-log_ratio))
+            loss = loss + self.kl_coef * targets.mean(targets.weighted(k3(-log_ratio)))
         if self.reference_coef > 0:
             assert targets.reference_logprobs is not None, "asked for by reference_coef"
-            reference = targets.mean(k3(outputs.logprobs - targets.reference_logprobs))
+            reference = targets.mean(targets.weighted(k3(outputs.logprobs - targets.reference_logprobs)))
             loss = loss + self.reference_coef * reference
             metrics["reference_kl"] = reference
         if self.value_coef > 0:

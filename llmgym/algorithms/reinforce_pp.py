@@ -66,13 +66,14 @@ class ReinforcePP:
     def loss(self, outputs: Outputs, targets: Targets) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return policy loss + reference_coef * divergence - entropy_coef * entropy, means over units, and metrics."""
         log_ratio = outputs.logprobs - targets.behaviour_logprobs
-        policy = targets.mean(clipped_policy_loss(log_ratio, targets.normalized_advantages, self.clip))
+        surrogate = clipped_policy_loss(log_ratio, targets.normalized_advantages, self.clip)
+        policy = targets.mean(targets.weighted(surrogate))
         entropy = targets.mean(outputs.entropies)
         loss = policy - self.entropy_coef * entropy
         metrics = {"policy_loss": policy, "entropy": entropy, **policy_metrics(log_ratio, targets, self.clip)}
         if self.reference_coef > 0:
             assert targets.reference_logprobs is not None, "asked for by reference_coef"
-            reference = targets.mean(k2(outputs.logprobs - targets.reference_logprobs))
+            reference = targets.mean(targets.weighted(k2(outputs.logprobs - targets.reference_logprobs)))
             loss = loss + self.reference_coef * reference
             metrics["reference_kl"] = reference
         return loss, {name: metric.detach() for name, metric in metrics.items()}

@@ -63,7 +63,7 @@ class RejectionSampling:
 
     def loss(self, outputs: Outputs, targets: Targets) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return -log P(all that was drawn in a turn), a mean over the turns kept, and metrics."""
-        loss = targets.mean(-outputs.logprobs)
+        loss = targets.mean(targets.weighted(-outputs.logprobs))
         return loss, {"policy_loss": loss.detach(), "entropy": targets.mean(outputs.entropies).detach()}
 
 

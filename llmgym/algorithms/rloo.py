@@ -45,7 +45,8 @@ class RLOO:
 
     def loss(self, outputs: Outputs, targets: Targets) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return the mean over episodes of -A log P(all that was drawn), less the entropy bonus, and metrics."""
-        policy = targets.sum_by_trajectory(policy_gradient_loss(outputs.logprobs, targets.advantages))
+        per_turn = policy_gradient_loss(outputs.logprobs, targets.advantages)
+        policy = targets.sum_by_trajectory(targets.weighted(per_turn))
         entropy = targets.mean(outputs.entropies)
         metrics = {"policy_loss": policy, "entropy": entropy}
         return policy - self.entropy_coef * entropy, {name: metric.detach() for name, metric in metrics.items()}

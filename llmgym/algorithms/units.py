@@ -53,7 +53,10 @@ class Targets:
 
     Attributes:
         actions: int64 (B,); index of the action taken.
-        behaviour_logprobs: float32 (B,); log-probability of all that was drawn, when it was.
+        behaviour_logprobs: float32 (B,); log-probability of all that was drawn, under the policy that ratios are
+            measured against: that which drew it, as recorded; where an older policy than the learner's drew and
+            weights correct for it, the learner's own at the start of the update (the proximal policy of Hilton, Cobbe
+            and Schulman 2022, https://arxiv.org/abs/2110.00641), so that a clip counts how far the update has moved.
         advantages: float32 (B,).
         normalized_advantages: float32 (B,); shifted and scaled to mean 0 and deviation 1 over the whole batch.
         returns: float32 (B,); target of the value head.
@@ -64,6 +67,8 @@ class Targets:
         num_trajectories: trajectories of the whole minibatch; one of which it holds a part counts as that part.
         reference_logprobs: float32 (B,); what the reference policy gives what was drawn; None unless the algorithm
             `ComparesToReference`.
+        weights: float32 (B,); how much oftener the learner's policy draws this than the policy that drew it did, cut
+            off as `llmgym.learner.correction` says; None for 1 everywhere. A loss has them by `weighted`.
     """
 
     actions: Tensor
@@ -77,6 +82,15 @@ class Targets:
     trajectory_units: Tensor
     num_trajectories: float
     reference_logprobs: Tensor | None = None
+    weights: Tensor | None = None
+
+    def weighted(self, per_unit: Tensor) -> Tensor:
+        """Return per_unit, float32 (B,), times the importance weights: what an older policy's draws stand for.
+
+        For what is an expectation over draws, such as the policy's loss or a divergence that is estimated from them;
+        not for what is learned of every state alike, such as values.
+        """
+        return per_unit if self.weights is None else self.weights * per_unit
 
     def mean(self, per_unit: Tensor) -> Tensor:
         """Return this part's share of the minibatch's mean of per_unit, float32 (B,): a scalar."""

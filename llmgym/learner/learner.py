@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from llmgym.algorithms import PPO, Algorithm
+from llmgym.algorithms import PPO, Algorithm, Credit
 from llmgym.algorithms.algorithm import credit_of, wants_reference
 from llmgym.learner import inference
 from llmgym.learner.checkpoint import Checkpoint, Settings, read_checkpoint, write_checkpoint
@@ -180,11 +180,11 @@ class Learner:
         with at_work(self._num_threads):
             return infer(self.policy, trajectories, head, self.acting, self._settings.max_tokens)
 
-    def logprobs(self, turns: Sequence[Turn]) -> FloatArray:
-        """Return float32 (num_turns,): the log-probability now of all that each turn drew, free tokens included."""
+    def logprobs(self, turns: Sequence[Turn], *, credit: Credit = "turn") -> FloatArray:
+        """Return float32 (num_units,): the log-probability now of all that each turn drew, or of every "draw" of it."""
+        infer = inference.infer_draw_logprobs if credit == "draw" else inference.infer_logprobs
         with at_work(self._num_threads):
-            rows, limit = self._rows(turns), self._settings.max_tokens
-            return inference.infer_logprobs(self.policy, rows, turns, self.acting, limit)
+            return infer(self.policy, self._rows(turns), turns, self.acting, self._settings.max_tokens)
 
     def action_logprobs(self, turns: Sequence[Turn]) -> list[FloatArray]:
         """Return, for each turn, float32 (num_candidates,): the log-probabilities actions would be drawn from now."""
@@ -203,8 +203,8 @@ class Learner:
 
         Returns:
             the algorithm's metrics (means over turns of all epochs), and loss, grad_norm (before clipping, mean of
-            the steps), behaviour_gap (largest difference, in the first minibatch before its step, between an action's
-            log-probability here and when it was taken: 0 where engine and learner agree), explained_variance (of the
+            the steps), behaviour_gap (largest difference, in the first minibatch before its step, between a unit's
+            log-probability here and that in the batch: 0 where engine and learner agree), explained_variance (of the
             returns by the head "value", during the first epoch), epochs and steps.
 
         Raises:

@@ -15,7 +15,15 @@ from llmgym.learner.branch import IntArray
 from llmgym.learner.row import Row
 from llmgym.types import Batch, FloatArray, Turn
 
-__all__ = ["Ledger", "behaviour_logprobs", "check_batch", "open_ledger", "split_minibatches", "units_of"]
+__all__ = [
+    "Ledger",
+    "behaviour_logprobs",
+    "check_batch",
+    "open_ledger",
+    "proximal_logprobs",
+    "split_minibatches",
+    "units_of",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +60,7 @@ class Ledger:
         """
         units = torch.from_numpy(self.units(turn_indices)).to(self.targets.actions.device)
         every = self.targets
-        reference = every.reference_logprobs
+        reference, weights = every.reference_logprobs, every.weights
         return replace(
             whole,
             actions=every.actions.index_select(0, units),
@@ -64,6 +72,7 @@ class Ledger:
             num_draws=every.num_draws.index_select(0, units),
             trajectory_units=every.trajectory_units.index_select(0, units),
             reference_logprobs=None if reference is None else reference.index_select(0, units),
+            weights=None if weights is None else weights.index_select(0, units),
         )
 
     def whole(self, turn_indices: IntArray) -> Targets:
@@ -96,7 +105,7 @@ def open_ledger(
     actions = np.array([turn.action for turn in batch.turns], np.int64)
     targets = Targets(
         actions=torch.from_numpy(np.repeat(actions, turn_units)).to(device),
-        behaviour_logprobs=to_tensor(behaviour_logprobs(batch.turns, credit)),
+        behaviour_logprobs=to_tensor(proximal_logprobs(batch, credit)),
         advantages=to_tensor(batch.advantages),
         normalized_advantages=to_tensor(_normalized(batch.advantages)),
         returns=to_tensor(batch.returns),
@@ -106,6 +115,7 @@ def open_ledger(
         trajectory_units=to_tensor(unit_lengths),
         num_trajectories=float(len(trajectory_units)),
         reference_logprobs=None if reference_logprobs is None else to_tensor(reference_logprobs),
+        weights=None if batch.weights is None else to_tensor(batch.weights),
     )
     return Ledger(targets, actions, turn_units, units_before[:-1], 1.0 / unit_lengths.astype(np.float64))
 
@@ -122,6 +132,11 @@ def behaviour_logprobs(turns: Sequence[Turn], credit: Credit) -> FloatArray:
     if credit == "turn":
         return np.array([turn.logprob for turn in turns], np.float32)
     return np.array([one for turn in turns for one in turn.draw_logprobs or (turn.logprob,)], np.float32)
+
+
+def proximal_logprobs(batch: Batch, credit: Credit) -> FloatArray:
+    """Return float32 (num_units,): the log-probability of every unit that ratios are measured against."""
+    return behaviour_logprobs(batch.turns, credit) if batch.proximal_logprobs is None else batch.proximal_logprobs
 
 
 def split_minibatches(rows: Sequence[Row], minibatch_turns: int, rng: np.random.Generator) -> list[list[Row]]:
@@ -158,7 +173,10 @@ def check_batch(batch: Batch, credit: Credit = "turn") -> None:
         "returns": batch.returns,
         "values": batch.values,
         "behaviour log-probabilities": behaviour_logprobs(batch.turns, credit),
+        "proximal log-probabilities": proximal_logprobs(batch, credit),
     }
+    if batch.weights is not None:
+        columns["importance weights"] = batch.weights
     for name, column in columns.items():
         if len(column) != num_units:
             raise LearnerError(

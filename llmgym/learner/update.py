@@ -12,7 +12,7 @@ from llmgym.algorithms.algorithm import Algorithm, ReadsText, StopsEarly, credit
 from llmgym.errors import LearnerError
 from llmgym.learner.evaluation import evaluate
 from llmgym.learner.inference import infer_draw_logprobs, infer_logprobs
-from llmgym.learner.minibatch import Ledger, behaviour_logprobs, check_batch, open_ledger, split_minibatches
+from llmgym.learner.minibatch import Ledger, check_batch, open_ledger, proximal_logprobs, split_minibatches
 from llmgym.learner.optimizer import take_step
 from llmgym.learner.packing import build_pack
 from llmgym.learner.policy import Policy
@@ -105,7 +105,7 @@ def run_update(
         with reference.in_place_of(policy):
             reference_logprobs = infer(policy, rows, batch.turns, update.acting, update.max_tokens)
     ledger = open_ledger(batch, credit, policy.device, reference_logprobs=reference_logprobs)
-    behaviour = behaviour_logprobs(batch.turns, credit)
+    behaviour = proximal_logprobs(batch, credit)
     unseen = np.full(len(behaviour), np.nan, np.float32)
     seen = _Seen(unseen, unseen.copy())
     total, steps, epochs, first_gap = _Meter(), 0, 0, 0.0

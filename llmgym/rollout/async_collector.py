@@ -13,7 +13,7 @@ from llmgym.rollout.player import EpisodeSeed, Outcome, Player
 from llmgym.text.histories import History, actions_of
 from llmgym.text.prompt import PromptSettings, make_prompt
 from llmgym.text.state_key import env_state_key
-from llmgym.types import Acting, Choice, Engine, Parser, Trajectory
+from llmgym.types import Acting, Choice, Decides, Parser, Trajectory
 
 __all__ = ["AsyncCollector"]
 
@@ -32,7 +32,7 @@ class AsyncCollector:
     def __init__(
         self,
         envs: Sequence[Env],
-        engine: Engine,
+        engine: Decides,
         *,
         prompt: PromptSettings,
         acting: Acting,

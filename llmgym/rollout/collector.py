@@ -13,7 +13,7 @@ from llmgym.rollout.player import EpisodeSeed, Outcome, Player
 from llmgym.text.histories import Histories, History, actions_of
 from llmgym.text.prompt import PromptSettings, make_prompt
 from llmgym.text.state_key import vector_state_keys
-from llmgym.types import Acting, Choice, Context, Engine, Parser, Trajectory
+from llmgym.types import Acting, Choice, Context, Decides, Parser, Trajectory
 
 __all__ = ["Collector", "options"]
 
@@ -28,7 +28,7 @@ class Collector:
     def __init__(
         self,
         venv: VectorEnv[Any, Any, Any],
-        engine: Engine,
+        engine: Decides,
         *,
         prompt: PromptSettings,
         acting: Acting,

@@ -14,7 +14,7 @@ from llmgym.rollout.player import Outcome, make_turn
 from llmgym.rollout.recording import Episode, Recorder
 from llmgym.text.histories import History
 from llmgym.text.prompt import PromptSettings, make_prompt
-from llmgym.types import Acting, Choice, FloatArray, TokenIds, Tokenizer, Trajectory, Turn
+from llmgym.types import NO_VERSION, Acting, Choice, FloatArray, TokenIds, Tokenizer, Trajectory, Turn
 
 __all__ = ["ADVISED", "Advice", "Expert", "Speaker", "demonstrate", "retell"]
 
@@ -109,11 +109,11 @@ class Speaker:
         if self.acting.how == "text":
             end, is_ended = self._end()
             text = history.actions[action]
-            return Choice(action, 0.0, unknown, ids, 0, (*ids[action], *end), text=text, is_ended=is_ended)
+            return Choice(action, 0.0, unknown, ids, NO_VERSION, (*ids[action], *end), text=text, is_ended=is_ended)
         if self.acting.ends_candidates and self.tokenizer.eos_token_id is not None:
             ids = tuple((*one, self.tokenizer.eos_token_id) for one in ids)
         cue_ids = self._encode(self.acting.cue) if self.acting.how == "reason" else ()
-        return Choice(action, 0.0, unknown, ids, 0, cue_ids=cue_ids)
+        return Choice(action, 0.0, unknown, ids, NO_VERSION, cue_ids=cue_ids)
 
     def _end(self) -> tuple[TokenIds, bool]:
         """Return what ends an answer, and whether that is the end of the sequence."""

@@ -12,7 +12,7 @@ from llmgym.rollout.player import EpisodeSeed
 from llmgym.run.venv import make_envs, make_venv
 from llmgym.text.prompt import PromptSettings
 from llmgym.text.rewording import NO_REWORDING, Telling
-from llmgym.types import Acting, Engine
+from llmgym.types import Acting, Decides
 
 __all__ = ["open_collector"]
 
@@ -22,7 +22,7 @@ def open_collector(
     env_id: str,
     env_settings: Mapping[str, Any],
     num_envs: int,
-    engine: Engine,
+    engine: Decides,
     *,
     barrier: bool,
     prompt: PromptSettings,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 from llmgym.algorithms.algorithm import (
@@ -10,16 +11,21 @@ from llmgym.algorithms.algorithm import (
     EstimatesAdvantages,
     SamplesDynamically,
     compares_groups,
+    credit_of,
     needs_values,
 )
 from llmgym.config import CollectSettings, RunConfig
 from llmgym.learner import Learner
 from llmgym.rollout.batch import ReturnSettings, make_batch
 from llmgym.rollout.player import EpisodeSeed
+from llmgym.rollout.staleness import drop_stale, mean_staleness
 from llmgym.run.seeds import training_seed
-from llmgym.types import Trajectory
+from llmgym.types import Batch, Trajectory
 
 __all__ = ["Collects", "collect_experience", "episode_seeds", "learn_from"]
+
+ON_POLICY = CollectSettings()
+"""Nothing is older than the policy that learns."""
 
 
 class Collects(Protocol):
@@ -56,12 +62,48 @@ def collect_experience(
     return trajectories
 
 
-def learn_from(trajectories: Sequence[Trajectory], learner: Learner, returns: ReturnSettings) -> dict[str, float]:
-    """Learn from trajectories, and return metrics; where the algorithm keeps none of them, nothing is learned."""
-    algorithm = learner.algorithm
+def learn_from(
+    trajectories: Sequence[Trajectory],
+    learner: Learner,
+    returns: ReturnSettings,
+    collect: CollectSettings = ON_POLICY,
+) -> dict[str, float]:
+    """Learn from trajectories, and return metrics; where the algorithm keeps none of them, nothing is learned.
+
+    Where the policy that collected may be behind the one that learns, trajectories that are too old are dropped, and
+    what is done about the others is what collect says. The metrics tell, too, of staleness (mean over all turns of the
+    versions that their policy is behind), dropped_stale (trajectories), and those of `correct_stale`.
+    """
+    algorithm, found = learner.algorithm, {}
+    if collect.staleness:
+        version, num_collected = learner.version, len(trajectories)
+        found["staleness"] = mean_staleness(trajectories, version)
+        trajectories = drop_stale(trajectories, version, collect.staleness)
+        found["dropped_stale"] = float(num_collected - len(trajectories))
+        if not trajectories:
+            return found
     values = learner.values(trajectories) if needs_values(algorithm) else None
     batch = make_batch(trajectories, values, returns, algorithm)
-    return {**(learner.update(batch) if batch.turns else {}), **batch.metrics}
+    if batch.turns and collect.staleness:
+        batch = _corrected(batch, learner, collect)
+    return {**(learner.update(batch) if batch.turns else {}), **batch.metrics, **found}
+
+
+def _corrected(batch: Batch, learner: Learner, collect: CollectSettings) -> Batch:
+    """Return a batch with the importance weights that collect asks for."""
+    # Torch takes seconds to import; whoever only configures a run does without.
+    from llmgym.learner.correction import Correction, correct_stale
+
+    if collect.correction == "none":
+        return batch
+    credit = credit_of(learner.algorithm)
+    return correct_stale(
+        batch,
+        learner.version,
+        partial(learner.logprobs, credit=credit),
+        credit=credit,
+        correction=Correction(collect.correction, collect.correction_limit),
+    )
 
 
 def episode_seeds(config: RunConfig, algorithm: Algorithm, num_done: int) -> EpisodeSeed:

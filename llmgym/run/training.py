@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmgym.algorithms.algorithm import compares_states
 from llmgym.config import RunConfig
 from llmgym.engine import check_engine, load_engine
 from llmgym.engine.parser import load_parser
@@ -22,17 +21,16 @@ from llmgym.learner import Learner
 from llmgym.rollout.store import write_trajectories
 from llmgym.run.agents import RANDOM, RandomAgent
 from llmgym.run.clone import clone_expert
-from llmgym.run.collecting import open_collector
 from llmgym.run.correcting import correct_clone
-from llmgym.run.experience import collect_experience, episode_seeds, learn_from
+from llmgym.run.experience import learn_from
 from llmgym.run.folder import RunFolder, write_whole
 from llmgym.run.measure import measure_agent, measure_engine
 from llmgym.run.metrics import MetricsLog, RunningEpisodes, unparsed_share
 from llmgym.run.models import check_model, prepare_model, served_model
+from llmgym.run.pipeline import Experience, open_pipeline
 from llmgym.run.plot import plot_learning_curve
 from llmgym.run.report import Reporter, SilentReporter
 from llmgym.run.results import TrainResult, eval_row
-from llmgym.run.seeds import training_seed
 from llmgym.run.showing import check_demonstrations
 from llmgym.run.venv import check_env_id
 from llmgym.types import Engine
@@ -114,38 +112,25 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
         num_done: updates that were taken before.
         started: when the run would have begun had it never been interrupted, on the monotonic clock.
     """
-    config, folder, algorithm = run.config, run.folder, learner.algorithm
-    collecting = open_collector(
-        config.env,
-        config.env_settings,
-        config.collect.num_envs,
-        engine,
-        barrier=config.collect.barrier,
-        prompt=config.prompt,
-        acting=config.acting,
-        seed=training_seed(config.seed, num_done),
-        episode_seed=episode_seeds(config, algorithm, num_done),
-        keys_states=compares_states(algorithm),
-    )
+    config, folder = run.config, run.folder
     episodes = RunningEpisodes(config.collect.num_envs)
     env_steps = next((row["env_steps"] for row in reversed(folder.read_metrics())), 0)
+    opened = open_pipeline(config, engine, learner.algorithm, num_updates=config.updates - num_done, num_done=num_done)
     run.reporter.stage("reinforcement learning", config.updates, "updates")
     done, is_learning = num_done, False
     try:
-        with collecting as collector, MetricsLog(folder) as log:
+        with opened as pipeline, MetricsLog(folder) as log:
             for update in range(num_done + 1, config.updates + 1):
                 begun = time.monotonic()
-                trajectories = collect_experience(collector, algorithm, config.collect, config.returns)
-                num_steps = sum(len(trajectory.turns) for trajectory in trajectories)
-                collected = time.monotonic()
+                experience = pipeline.take()
+                taken = time.monotonic()
+                trajectories = experience.trajectories
                 is_learning = True
-                engine.sleep()
                 learner.scale_learning_rate(config.learner.learning_rate_factor(update, config.updates))
-                metrics = learn_from(trajectories, learner, config.returns)
+                metrics = learn_from(trajectories, learner, config.returns, config.collect)
                 learned = time.monotonic()
-                engine.wake_up()
-                swap = learner.publish(engine)
-                env_steps += num_steps
+                swap = pipeline.publish(learner)
+                env_steps += experience.num_env_steps
                 row = {
                     "update": update,
                     "env_steps": env_steps,
@@ -155,7 +140,7 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
                     **metrics,
                     **swap,
                     "policy_version": engine.version,
-                    **_pace(num_steps, begun, collected, learned),
+                    **_pace(experience, begun, taken, learned),
                 }
                 log.write(row)
                 done, is_learning = update, False
@@ -170,12 +155,16 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
         raise
 
 
-def _pace(num_env_steps: int, begun: float, collected: float, learned: float) -> dict[str, float]:
-    """Return how long the parts of an update that ends now took, from the times when they were over."""
+def _pace(experience: Experience, begun: float, taken: float, learned: float) -> dict[str, float]:
+    """Return how long the parts of an update that ends now took, from the times when they were over.
+
+    Where collecting and learning overlap, the learner waits less than collecting takes.
+    """
     return {
-        "env_steps_per_second": num_env_steps / (collected - begun),
-        "collect_seconds": collected - begun,
-        "learn_seconds": learned - collected,
+        "env_steps_per_second": experience.num_env_steps / experience.seconds,
+        "collect_seconds": experience.seconds,
+        "wait_seconds": taken - begun,
+        "learn_seconds": learned - taken,
         "swap_seconds": time.monotonic() - learned,
     }
 

@@ -19,7 +19,7 @@ from llmgym.rollout.collector import Collector
 from llmgym.rollout.demonstrations import Expert, Speaker, demonstrate, retell
 from llmgym.rollout.store import read_trajectories, write_trajectories
 from llmgym.text import PromptSettings
-from llmgym.types import Acting, Trajectory
+from llmgym.types import NO_VERSION, Acting, Trajectory
 
 MakeEnv = Callable[[], gym.Env[Any, Any]]
 ANSWERS = (" walk", " stay\nand more", " Go back.", "I do not know", "")
@@ -202,6 +202,7 @@ def test_an_expert_speaks_as_the_learner_does(make_text_env: MakeEnv, acting: Ac
     (one,) = retell(demonstrate(make_text_env(), Expert("walker", lambda _env: lambda: 1), seeds(), 1), speaker)
     for turn in one.turns:
         assert turn.action == 1
+        assert turn.policy_version == NO_VERSION, "no policy took it"
         assert turn.sampled_ids == ((*b" walk", 256) if acting.how == "text" else ())
         assert turn.cue_ids == (tuple(b"\nAction:") if acting.how == "reason" else ())
     asks_for = "Thought:\nAction" if acting.how == "reason" else "Action"
