@@ -21,6 +21,7 @@ __all__ = [
     "How",
     "Normalize",
     "Scores",
+    "Steps",
     "TokenIds",
     "Trajectory",
     "Turn",
@@ -204,6 +205,22 @@ class Trajectory:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Steps:
+    """What followed every turn of a batch, for algorithms that learn from one state to the next.
+
+    Attributes:
+        rewards: float32 (num_turns,); scaled.
+        gamma: discount a turn.
+        next_prompts: int32 (num_tokens,) a turn; the prompt of the state after it, None where the turn terminated the
+            episode, or where that state is not known.
+    """
+
+    rewards: FloatArray
+    gamma: float
+    next_prompts: tuple[npt.NDArray[np.int32] | None, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """What the learner learns from: turns in the order they were taken, trajectory after trajectory.
 
@@ -216,6 +233,7 @@ class Batch:
         values: float32 (num_units,); the value head's prediction when the batch was made.
         trajectory_turns: number of turns of every trajectory, adding up to num_turns; None for one turn each.
         metrics: what else was found when the batch was made, by name.
+        steps: what followed every turn; None unless the algorithm asks for it.
     """
 
     turns: tuple[Turn, ...]
@@ -224,3 +242,4 @@ class Batch:
     values: FloatArray
     trajectory_turns: tuple[int, ...] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    steps: Steps | None = None

@@ -28,6 +28,7 @@ from llmgym.learner.heads import HeadSpec, ValueHead
 from llmgym.learner.lora import LoraSettings
 from llmgym.learner.policy import Policy
 from llmgym.learner.settings import OptimizerName
+from llmgym.learner.target_heads import TargetHead
 from llmgym.settings import from_dict
 from llmgym.types import Acting
 
@@ -162,7 +163,8 @@ def write_checkpoint(
         "format": _FORMAT,
         "version": checkpoint.version,
         "settings": record,
-        "heads": {name: _head_record(head) for name, head in policy.heads.items()},
+        # Target heads are the algorithm's: it makes them anew, and their weights are among those of the heads.
+        "heads": {n: _head_record(head) for n, head in policy.heads.items() if not isinstance(head, TargetHead)},
         "rng_state": checkpoint.rng_state,
     }
     (folder / "learner.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -246,9 +248,9 @@ def _read_algorithm(record: Mapping[str, Any]) -> Algorithm:
 
 
 def _head_record(head: Any) -> dict[str, Any]:
-    """Describe a head: class, and width of a ValueHead."""
+    """Describe a head: class, and what a ValueHead was made with."""
     if type(head) is ValueHead:
-        return {"class": "ValueHead", "width": head.inner.out_features}
+        return {"class": "ValueHead", "width": head.inner.out_features, "reads": head.reads, "trunk": head.trunk}
     return {"class": type(head).__qualname__}
 
 
@@ -260,4 +262,7 @@ def _read_heads(records: Mapping[str, Mapping[str, Any]]) -> dict[str, HeadSpec]
                 f"Expected the head {name!r} ({record['class']}) that the checkpoint was saved with. Pass heads= with "
                 "all heads to load it."
             )
-    return {name: partial(ValueHead, width=record["width"]) for name, record in records.items()}
+    return {
+        name: partial(ValueHead, **{key: value for key, value in record.items() if key != "class"})
+        for name, record in records.items()
+    }

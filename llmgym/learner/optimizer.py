@@ -47,7 +47,8 @@ class OptimizerSettings(Protocol):
 def learned_parameters(policy: Policy) -> dict[str, nn.Parameter]:
     """Return all parameters that are learned, by name: "model." or "heads.", and the parameter's own."""
     named = {f"model.{name}": parameter for name, parameter in policy.model_parameters()}
-    named.update({f"heads.{name}": parameter for name, parameter in policy.heads.named_parameters()})
+    heads = policy.heads.named_parameters()
+    named.update({f"heads.{name}": parameter for name, parameter in heads if parameter.requires_grad})
     return named
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from llmgym.errors import LearnerError
 from llmgym.learner.attention import use_packed_attention
 from llmgym.learner.freezing import TrainedSettings, freeze_others
-from llmgym.learner.heads import HeadSpec, build_heads
+from llmgym.learner.heads import HeadSpec, build_heads, reads_of, trunk_of
 from llmgym.learner.lora import LoraSettings, attach_lora
 from llmgym.learner.packing import Pack
 from llmgym.learner.row import Row
@@ -132,6 +132,11 @@ class Policy(nn.Module):
                     f"{row.num_positions} in turn {row.first_state} or after. Shorten the prompts."
                 )
 
+    @property
+    def reads_candidates(self) -> bool:
+        """Whether a head reads the ends of candidates, so that rows have to feed them."""
+        return any(reads_of(head) == "candidates" for head in self.heads.values())
+
     def hidden_states(self, pack: Pack) -> Tensor:
         """Return the last hidden states, after the final norm: (R*T, D), the rows one behind the other."""
         outputs = self.causal_model.base_model(
@@ -155,9 +160,11 @@ class Policy(nn.Module):
             logits = torch.tanh(logits / softcap) * softcap
         return logits
 
-    def head_values(self, hidden_states: Tensor) -> dict[str, Tensor]:
-        """Return what every head says of hidden states (num_states, D): name to float32 (num_states,)."""
-        return {name: _checked(name, head(hidden_states.float())) for name, head in self.heads.items()}
+    def head_values(self, name: str, hidden_states: Tensor) -> Tensor:
+        """Return what a head says of hidden states (num_read, D): float32 (num_read,)."""
+        head = self.heads[name]
+        read = hidden_states.detach() if trunk_of(head) == "detached" else hidden_states
+        return _checked(name, head(read.float()), len(read))
 
     def model_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the names and parameters of the model, or of its adapter, that are learned."""
@@ -273,9 +280,9 @@ def load_tokenizer(source: str | None) -> Tokenizer:
     raise LearnerError(f"Expected a tokenizer beside the model, but {reason}. Load the tokenizer from its own folder.")
 
 
-def _checked(name: str, values: Tensor) -> Tensor:
-    """Refuse what a head returns unless it is one number per state."""
-    if values.ndim != 1:
+def _checked(name: str, values: Tensor, num_read: int) -> Tensor:
+    """Refuse what a head returns unless it is one number per hidden state."""
+    if values.shape != (num_read,):
         raise LearnerError(
             f"Expected the head {name!r} to return one number a state, shape (num_states,), got shape "
             f"{tuple(values.shape)}. Squeeze its last axis."

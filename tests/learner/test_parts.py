@@ -56,7 +56,7 @@ def test_what_is_no_module_is_refused_as_a_head() -> None:
 def test_a_head_of_the_wrong_shape_is_told(make_model: Callable[[str], Any]) -> None:
     policy = Policy(load_model(make_model("llama")), {"value": nn.Linear(32, 1)}, None)
     with pytest.raises(LearnerError, match=r"head 'value' to return one number a state, .* got shape \(3, 1\)"):
-        policy.head_values(torch.zeros(3, 32))
+        policy.head_values("value", torch.zeros(3, 32))
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
