@@ -20,6 +20,10 @@ class CollectSettings:
             multiple of it.
         barrier: whether environments wait for each other at every step. Without, each steps as soon as its action is
             there: faster where answers differ in length, with the same outcome.
+        datasets: Minari datasets, as `llmgym demos` writes them, by their names or the paths of their folders. Where
+            there are any, nothing is played: an update takes as many of their episodes as it would collect, all in
+            turn, in an order that is drawn anew each time. For algorithms that learn from what others did, such as
+            ilql.
     """
 
     num_envs: int = 32
@@ -27,3 +31,4 @@ class CollectSettings:
     episodes_per_update: int = 1
     group_size: int = 8
     barrier: bool = True
+    datasets: tuple[str, ...] = ()

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmgym.algorithms.algorithm import compares_states
 from llmgym.config import RunConfig
 from llmgym.engine import check_engine, load_engine
 from llmgym.engine.parser import load_parser
@@ -22,17 +21,17 @@ from llmgym.learner import Learner
 from llmgym.rollout.store import write_trajectories
 from llmgym.run.agents import RANDOM, RandomAgent
 from llmgym.run.clone import clone_expert
-from llmgym.run.collecting import open_collector
 from llmgym.run.correcting import correct_clone
-from llmgym.run.experience import collect_experience, episode_seeds, learn_from
+from llmgym.run.experience import collect_experience, learn_from, open_experience
 from llmgym.run.folder import RunFolder, write_whole
+from llmgym.run.guided import guided
 from llmgym.run.measure import measure_agent, measure_engine
 from llmgym.run.metrics import MetricsLog, RunningEpisodes, unparsed_share
 from llmgym.run.models import check_model, prepare_model, served_model
+from llmgym.run.offline import check_offline
 from llmgym.run.plot import plot_learning_curve
 from llmgym.run.report import Reporter, SilentReporter
 from llmgym.run.results import TrainResult, eval_row
-from llmgym.run.seeds import training_seed
 from llmgym.run.showing import check_demonstrations
 from llmgym.run.venv import check_env_id
 from llmgym.types import Engine
@@ -86,7 +85,7 @@ def train(
                 optimizer=run.config.learner.optimizer,
             )
             _reinforce(run, learner, engine, num_done, started - seconds_before)
-            _measure_trained(run, engine)
+            _measure_trained(run, guided(engine, learner))
         return _conclude(run, seconds_before + time.monotonic() - started)
     finally:
         reporter.close()
@@ -115,24 +114,13 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
         started: when the run would have begun had it never been interrupted, on the monotonic clock.
     """
     config, folder, algorithm = run.config, run.folder, learner.algorithm
-    collecting = open_collector(
-        config.env,
-        config.env_settings,
-        config.collect.num_envs,
-        engine,
-        barrier=config.collect.barrier,
-        prompt=config.prompt,
-        acting=config.acting,
-        seed=training_seed(config.seed, num_done),
-        episode_seed=episode_seeds(config, algorithm, num_done),
-        keys_states=compares_states(algorithm),
-    )
+    collecting = open_experience(config, learner, engine, num_done, run.reporter)
     episodes = RunningEpisodes(config.collect.num_envs)
     env_steps = next((row["env_steps"] for row in reversed(folder.read_metrics())), 0)
-    run.reporter.stage("reinforcement learning", config.updates, "updates")
     done, is_learning = num_done, False
     try:
         with collecting as collector, MetricsLog(folder) as log:
+            run.reporter.stage("reinforcement learning", config.updates, "updates")
             for update in range(num_done + 1, config.updates + 1):
                 begun = time.monotonic()
                 trajectories = collect_experience(collector, algorithm, config.collect, config.returns)
@@ -144,7 +132,9 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
                 metrics = learn_from(trajectories, learner, config.returns)
                 learned = time.monotonic()
                 engine.wake_up()
-                swap = learner.publish(engine)
+                is_kept = update % config.checkpoint_every == 0 or update == config.updates
+                # Where nothing is played, nobody asks the engine before the run is over.
+                swap = learner.publish(engine) if is_kept or not config.collect.datasets else {}
                 env_steps += num_steps
                 row = {
                     "update": update,
@@ -159,7 +149,7 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
                 }
                 log.write(row)
                 done, is_learning = update, False
-                if update % config.checkpoint_every == 0 or update == config.updates:
+                if is_kept:
                     write_trajectories(folder.trajectories / f"update-{update:06d}.jsonl", trajectories)
                     learner.save(folder.checkpoint(update))
                 run.reporter.advance(update, row)
@@ -191,6 +181,7 @@ def _open(config: RunConfig, path: Path, reporter: Reporter, resume: bool) -> _R
         load_parser(config.acting.parser)
     if not resume:
         check_demonstrations(config)
+        check_offline(config)
         folder = RunFolder.create(path, config)
     return _Run(config, folder, reporter)
 
