@@ -7,7 +7,7 @@ from torch import Tensor
 
 from llmgym.errors import LearnerError
 from llmgym.learner.distribution import padded
-from llmgym.learner.heads import reads_of
+from llmgym.learner.heads import head_values, reads_of, trunk_of
 from llmgym.learner.packing import Pack
 from llmgym.learner.policy import Policy
 
@@ -53,10 +53,15 @@ class _Trunks:
 
     def __init__(self, policy: Policy, pack: Pack, shared: Tensor | None) -> None:
         self._policy, self._pack = policy, pack
-        self._shared, self._separate = shared, shared
+        self._shared = shared
+        self._separate: Tensor | None = None
 
     def of(self, name: str) -> Tensor:
         """Return the hidden states that a head reads."""
+        if trunk_of(self._policy.heads[name]) == "separate":
+            if self._separate is None:
+                self._separate = self._policy.critic_states(self._pack)
+            return self._separate
         if self._shared is None:
             self._shared = self._policy.hidden_states(self._pack)
         return self._shared
@@ -64,20 +69,22 @@ class _Trunks:
 
 def _read(policy: Policy, name: str, trunks: _Trunks, pack: Pack) -> Tensor:
     """Return what a head says of a pack's states."""
-    reads = reads_of(policy.heads[name])
+    head = policy.heads[name]
+    reads = reads_of(head)
     if reads == "candidates":
         assert len(pack.candidate_indices) == len(pack.paths), "rows feed ends where a head reads them"
-        values = policy.head_values(name, trunks.of(name).index_select(0, pack.candidate_indices))
+        values = head_values(name, head, trunks.of(name).index_select(0, pack.candidate_indices))
         return padded(values, pack.candidates, -torch.inf)
     if reads == "tokens":
         indices, table = _added_tokens(pack)
-        return padded(policy.head_values(name, trunks.of(name).index_select(0, indices)), table, -torch.inf)
+        return padded(head_values(name, head, trunks.of(name).index_select(0, indices)), table, -torch.inf)
     return _read_at(policy, name, trunks, pack, pack.end_indices)
 
 
 def _read_at(policy: Policy, name: str, trunks: _Trunks, pack: Pack, indices: Tensor) -> Tensor:
     """Return what a head says where prompts end, or what was drawn was drawn."""
-    reads = reads_of(policy.heads[name])
+    head = policy.heads[name]
+    reads = reads_of(head)
     if reads in ("candidates", "tokens"):
         raise LearnerError(
             f"Expected heads that read one state a draw where credit is given to draws, but {name!r} reads {reads}. "
@@ -85,7 +92,7 @@ def _read_at(policy: Policy, name: str, trunks: _Trunks, pack: Pack, indices: Te
         )
     hidden_states = trunks.of(name)
     read = _means(hidden_states, pack, indices) if reads == "mean" else hidden_states.index_select(0, indices)
-    return policy.head_values(name, read)
+    return head_values(name, head, read)
 
 
 def _means(hidden_states: Tensor, pack: Pack, indices: Tensor) -> Tensor:

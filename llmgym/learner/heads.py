@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,10 @@ from torch import Tensor, nn
 from llmgym.algorithms.algorithm import Algorithm, ReadsHeads
 from llmgym.algorithms.units import Reads
 from llmgym.errors import LearnerError
+from llmgym.learner.settings import Trunk
 
-__all__ = ["HeadSpec", "Trunk", "ValueHead", "build_heads", "heads_for", "reads_of", "trunk_of"]
+__all__ = ["HeadSpec", "ValueHead", "build_heads", "head_values", "heads_for", "reads_of", "trunk_of"]
 
-Trunk = Literal["shared", "detached", "separate"]
-"""Whose hidden states a head reads."""
 
 HeadSpec = nn.Module | Callable[[int], nn.Module]
 """A head, or what makes one from the width of the hidden states (a class will do)."""
@@ -100,6 +99,22 @@ def heads_for(algorithm: Algorithm, *, trunk: Trunk = "shared") -> dict[str, Hea
     own = algorithm.heads if isinstance(algorithm, ReadsHeads) else {}
     reads: dict[str, Reads] = {"value": "state", **own}
     return {name: partial(ValueHead, reads=each, trunk=trunk) for name, each in reads.items()}
+
+
+def head_values(name: str, head: nn.Module, hidden_states: Tensor) -> Tensor:
+    """Return what a head says of hidden states (num_read, D): float32 (num_read,).
+
+    Raises:
+        LearnerError: it says something else than one number of each.
+    """
+    read = hidden_states.detach() if trunk_of(head) == "detached" else hidden_states
+    values: Tensor = head(read.float())
+    if values.shape != (len(read),):
+        raise LearnerError(
+            f"Expected the head {name!r} to return one number a state, shape (num_states,), got shape "
+            f"{tuple(values.shape)}. Squeeze its last axis."
+        )
+    return values.float()
 
 
 def reads_of(head: nn.Module) -> Reads:

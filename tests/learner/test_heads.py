@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -177,3 +178,81 @@ def test_heads_that_read_what_nobody_has_are_refused() -> None:
         build_heads({"a": partial(First, reads="everything")}, 8)
     with pytest.raises(LearnerError, match=r"trunk of the head 'a' to be one of shared, detached, .* got 'oak'"):
         build_heads({"a": partial(ValueHead, trunk="oak")}, 8)  # type: ignore[arg-type]
+
+
+def noisy_value(hidden_size: int) -> ValueHead:
+    """Make a separate critic's head that is not 0 at the start, so that its trunk gets a gradient at once."""
+    head = ValueHead(hidden_size, trunk="separate")
+    nn.init.normal_(head.outer.weight)
+    return head
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A policy loss and a value loss, each of which may be left out."""
+
+    policy_coef: float = 1.0
+    value_coef: float = 1.0
+    epochs: int = 1
+    minibatch_turns: int = 1000
+
+    def loss(self, outputs: Outputs, targets: Targets) -> tuple[Tensor, Mapping[str, Tensor]]:
+        value = targets.mean((outputs.heads["value"] - targets.returns).square())
+        return self.policy_coef * targets.mean(-outputs.logprobs) + self.value_coef * value, {"value": value.detach()}
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)])
+@pytest.mark.parametrize("learns", ["policy", "value"])
+def test_a_separate_critic_and_the_policy_leave_each_other_alone(
+    learns: str, lora: LoraSettings | None, make_model: Make, make_batch: Make
+) -> None:
+    algorithm = Weighed(policy_coef=float(learns == "policy"), value_coef=float(learns == "value"))
+    learner = Learner(make_model(), lora=lora, heads={"value": noisy_value}, algorithm=algorithm, learning_rate=1e-2)
+    before = {name: value.detach().clone() for name, value in learner.policy.named_parameters()}
+    learner.update(make_batch())
+    moved = {
+        name.split(".")[0] for name, value in learner.policy.named_parameters() if not same_as(value, before[name])
+    }
+    assert moved == ({"model"} if learns == "policy" else {"critic", "heads"})
+    frozen = [name for name, value in named.items() if not value.requires_grad]
+    assert bool(frozen) == (lora is not None)
+    assert all(same_as(named[name], before[name]) for name in frozen)
+
+
+def same_as(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one.detach(), other)
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)])
+def test_a_separate_critic_is_saved_and_goes_on_to_the_same_numbers(
+    lora: LoraSettings | None, make_model: Make, make_batch: Make, make_episode: Make, tmp_path: Path
+) -> None:
+    learner = Learner(
+        make_model(), lora=lora, heads=heads_for(PPO(), trunk="separate"), algorithm=PPO(epochs=1), learning_rate=1e-2
+    )
+    first = Learner(make_model(), lora=lora, algorithm=PPO(epochs=1))
+    (plain,) = first.values([make_episode(0)])
+    np.testing.assert_array_equal(learner.values([make_episode(0)])[0], plain)
+    for seed in range(2):
+        learner.update(make_batch(seed=seed))
+    learner.save(tmp_path / "checkpoint")
+    assert (tmp_path / "checkpoint" / "critic.safetensors").is_file()
+    loaded = Learner.load(tmp_path / "checkpoint")
+    np.testing.assert_array_equal(loaded.values([make_episode(0)])[0], learner.values([make_episode(0)])[0])
+    assert loaded.update(make_batch(seed=3)) == learner.update(make_batch(seed=3))
+    for (name, one), other in zip(learner.policy.named_parameters(), loaded.policy.parameters(), strict=True):
+        assert torch.equal(one, other), name
+    (tmp_path / "checkpoint" / "critic.safetensors").unlink()
+    with pytest.raises(LearnerError, match="Expected the separate critic of the checkpoint to have the weights that"):
+        Learner.load(tmp_path / "checkpoint")
+
+
+def test_values_of_a_separate_critic_do_not_ask_the_policy(make_model: Make, make_episode: Make) -> None:
+    learner = Learner(make_model(), heads={"value": noisy_value})
+    asked: list[bool] = []
+    learner.policy.model.register_forward_pre_hook(lambda *_: asked.append(True))
+    learner.policy.model.base_model.register_forward_pre_hook(lambda *_: asked.append(True))
+    assert np.abs(learner.values([make_episode(0)])[0][:-1]).min() > 0
+    assert asked == []
+    learner.logprobs(make_episode(0).turns)
+    assert asked == [True]
