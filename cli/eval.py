@@ -59,6 +59,10 @@ def evaluate(
         float | None,
         typer.Option(min=0.0, help="Of the actions; 0 takes the best.", show_default="the protocol's or run's own"),
     ] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="How much Q guides a run of ILQL; 0 not at all.", show_default="the run's own"),
+    ] = None,
     other_missions: Annotated[
         bool,
         typer.Option("--other-missions", help="Tell every episode another one's mission: does the policy read it?"),
@@ -95,10 +99,11 @@ def evaluate(
     if protocol is None:
         extras = {"--task": task, "--seeds": seeds, "--against": against, "--confidence": confidence}
         _check_alone(policies, {**extras, "--max-new-tokens": max_new_tokens, "--report": report})
-        numbers = _rate(policies[0], env, env_set, (episodes, seed, num_envs, temperature), other_missions)
+        numbers = _rate(policies[0], env, env_set, (episodes, seed, num_envs, temperature, beta), other_missions)
     else:
-        if other_missions:
-            raise ConfigError("Expected --other-missions only without --protocol, found both. Leave one of them out.")
+        for option, is_given in (("--other-missions", other_missions), ("--beta", beta is not None)):
+            if is_given:
+                raise ConfigError(f"Expected {option} only without --protocol, found both. Leave one of them out.")
         from llmgym.run.protocols.task import ProtocolOptions
 
         env_id, env_settings = _protocol_env(protocol, policies, env, env_set)
@@ -123,19 +128,19 @@ def _rate(
     policy: str,
     env: str | None,
     env_set: list[str] | None,
-    counts: tuple[int | None, int, int | None, float | None],
+    counts: tuple[int | None, int, int | None, float | None, float | None],
     other_missions: bool,
 ) -> dict[str, Any]:
     """Measure one policy without a protocol, print the table, and return the numbers.
 
     Args:
-        counts: episodes, number of the first, environments, temperature.
+        counts: episodes, number of the first, environments, temperature, beta.
         other_missions: whether every episode is told another one's mission.
     """
     from llmgym.config import EvalConfig
 
     env_id, env_settings = env_of(policy, env, env_set)
-    episodes, seed, num_envs, temperature = counts
+    episodes, seed, num_envs, temperature, beta = counts
     config = EvalConfig(
         policy=policy,
         env=env_id,
@@ -144,6 +149,7 @@ def _rate(
         first_episode=seed,
         num_envs=NUM_ENVS if num_envs is None else num_envs,
         temperature=temperature,
+        beta=beta,
         other_missions=other_missions,
     )
     with watched() as reporter:

@@ -186,8 +186,8 @@ class EvalConfig:
         first_episode: the first of them, counted from 0.
         num_envs: environments stepped together.
         temperature: of the actions; 0 takes the best one; None does as the policy's run does.
-        other_missions: whether every episode is told the mission of another one, while its own is rewarded: a policy
-            that reads its mission then succeeds less often.
+        beta: how much the heads of a run that learned by ILQL guide it, at least 0; None as its algorithm says.
+        other_missions: whether every episode is told another one's mission: who reads it then succeeds less often.
         prompt: how the history is told, where the policy is no run.
         acting: how an action is drawn, where the policy is no run.
     """
@@ -199,6 +199,7 @@ class EvalConfig:
     first_episode: int = 0
     num_envs: int = 32
     temperature: float | None = None
+    beta: float | None = None
     other_missions: bool = False
     prompt: PromptSettings = field(default_factory=PromptSettings)
     acting: Acting = field(default_factory=Acting)
@@ -227,7 +228,6 @@ def load_config(recipe: Path, overrides: Sequence[str] = ()) -> RunConfig:
     What the recipe sets for its algorithm is left out where an override names another one.
 
     Args:
-        recipe: a TOML file.
         overrides: "key=value" with dotted keys and TOML values.
 
     Raises:

@@ -22,6 +22,7 @@ __all__ = [
     "How",
     "Normalize",
     "Scores",
+    "Steps",
     "TokenIds",
     "Trajectory",
     "Turn",
@@ -207,6 +208,22 @@ class Trajectory:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Steps:
+    """What followed every turn of a batch, for algorithms that learn from one state to the next.
+
+    Attributes:
+        rewards: float32 (num_turns,); scaled.
+        gamma: discount a turn.
+        next_prompts: int32 (num_tokens,) a turn; the prompt of the state after it, None where the turn terminated the
+            episode, or where that state is not known.
+    """
+
+    rewards: FloatArray
+    gamma: float
+    next_prompts: tuple[npt.NDArray[np.int32] | None, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """What the learner learns from: turns in the order they were taken, trajectory after trajectory.
 
@@ -223,6 +240,7 @@ class Batch:
             it; None for 1 everywhere.
         proximal_logprobs: float32 (num_units,); log-probability of every unit by the policy that ratios are measured
             against, where that is not the one that drew; None for the behaviour log-probabilities.
+        steps: what followed every turn; None unless the algorithm asks for it.
     """
 
     turns: tuple[Turn, ...]
@@ -233,3 +251,4 @@ class Batch:
     metrics: Mapping[str, float] = field(default_factory=dict)
     weights: FloatArray | None = None
     proximal_logprobs: FloatArray | None = None
+    steps: Steps | None = None

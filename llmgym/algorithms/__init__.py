@@ -9,13 +9,14 @@ from llmgym.algorithms.gae import advantages_and_returns, estimate_with_critic, 
 from llmgym.algorithms.gigpo import GiGPO
 from llmgym.algorithms.grpo import GRPO
 from llmgym.algorithms.gspo import GSPO
+from llmgym.algorithms.ilql import ILQL
 from llmgym.algorithms.ppo import PPO
 from llmgym.algorithms.registry import ALGORITHMS, algorithm_class, algorithm_name, register_algorithm
 from llmgym.algorithms.reinforce_pp import ReinforcePP
 from llmgym.algorithms.rejection import RejectionSampling
 from llmgym.algorithms.returns import ReturnSettings, episode_returns, returns_to_go
 from llmgym.algorithms.rloo import RLOO
-from llmgym.algorithms.units import Credit, Estimates, Outputs, Targets
+from llmgym.algorithms.units import Credit, Estimates, Outputs, Reads, Targets, Transitions
 
 __all__ = [
     "A2C",
@@ -23,6 +24,7 @@ __all__ = [
     "DAPO",
     "GRPO",
     "GSPO",
+    "ILQL",
     "PPO",
     "RLOO",
     "Algorithm",
@@ -33,12 +35,14 @@ __all__ = [
     "EstimatesAdvantages",
     "GiGPO",
     "Outputs",
+    "Reads",
     "ReadsText",
     "ReinforcePP",
     "RejectionSampling",
     "ReturnSettings",
     "StopsEarly",
     "Targets",
+    "Transitions",
     "advantages_and_returns",
     "algorithm_class",
     "algorithm_name",

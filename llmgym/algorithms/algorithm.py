@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from llmgym.algorithms.returns import ReturnSettings
-from llmgym.algorithms.units import Credit, Estimates, Outputs, Targets
+from llmgym.algorithms.units import Credit, Estimates, Outputs, Reads, Targets
 from llmgym.types import FloatArray, Trajectory
 
 if TYPE_CHECKING:
@@ -29,17 +29,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Algorithm",
+    "Bootstraps",
     "ComparesGroups",
     "ComparesStates",
     "ComparesToReference",
     "CreditsDraws",
     "EstimatesAdvantages",
+    "FollowsHeads",
+    "Guides",
+    "LearnsOffline",
+    "ReadsHeads",
     "ReadsText",
     "SamplesDynamically",
     "StopsEarly",
     "compares_groups",
     "compares_states",
     "credit_of",
+    "learns_offline",
     "needs_values",
     "wants_reference",
 ]
@@ -159,6 +165,74 @@ class ComparesToReference(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsHeads(Protocol):
+    """An algorithm that has heads of its own, beside "value"."""
+
+    @property
+    def heads(self) -> Mapping[str, Reads]:
+        """Their names, and what each reads."""
+        ...
+
+
+@runtime_checkable
+class FollowsHeads(Protocol):
+    """An algorithm with target heads: frozen copies of heads that follow these slowly."""
+
+    @property
+    def target_heads(self) -> Mapping[str, str]:
+        """Name of each to the head it follows."""
+        ...
+
+    @property
+    def alpha(self) -> float:
+        """Share of the way that they go at once, above 0 to 1; 1 copies."""
+        ...
+
+    @property
+    def sync_every(self) -> int:
+        """Gradient steps between two times they follow."""
+        ...
+
+
+@runtime_checkable
+class Bootstraps(Protocol):
+    """An algorithm that learns what a turn is worth from the state after it, by `Targets.transitions`."""
+
+    @property
+    def bootstrap_head(self) -> str:
+        """The head whose value of that state it wants, as it is before each step."""
+        ...
+
+
+@runtime_checkable
+class LearnsOffline(Protocol):
+    """An algorithm that may learn from what any policy did, whose probabilities nobody knows."""
+
+    @property
+    def learns_offline(self) -> bool:
+        """Whether it does."""
+        ...
+
+
+@runtime_checkable
+class Guides(Protocol):
+    """An algorithm whose heads guide the policy when it acts."""
+
+    @property
+    def beta(self) -> float:
+        """How much they count, at least 0; at 0 the policy acts alone."""
+        ...
+
+    def guidance(self, heads: Mapping[str, Tensor]) -> Tensor:
+        """Return float32 (N, most candidates): what is added, times beta, to the log-probability of every action.
+
+        Args:
+            heads: as in `Outputs`, of N states; padding is -inf.
+        """
+        ...
+
+
 def credit_of(algorithm: Algorithm) -> Credit:
     """Return what an algorithm gives credit to."""
     return algorithm.credit if isinstance(algorithm, CreditsDraws) else "turn"
@@ -182,3 +256,8 @@ def compares_states(algorithm: Algorithm) -> bool:
 def wants_reference(algorithm: Algorithm) -> bool:
     """Tell whether an algorithm needs `Targets.reference_logprobs`."""
     return isinstance(algorithm, ComparesToReference) and algorithm.reference_coef > 0
+
+
+def learns_offline(algorithm: Algorithm) -> bool:
+    """Tell whether an algorithm may learn from recorded episodes, whoever played them."""
+    return isinstance(algorithm, LearnsOffline) and algorithm.learns_offline

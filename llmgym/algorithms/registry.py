@@ -15,6 +15,7 @@ from llmgym.algorithms.dr_grpo import DrGRPO
 from llmgym.algorithms.gigpo import GiGPO
 from llmgym.algorithms.grpo import GRPO
 from llmgym.algorithms.gspo import GSPO
+from llmgym.algorithms.ilql import ILQL
 from llmgym.algorithms.ppo import PPO
 from llmgym.algorithms.reinforce_pp import ReinforcePP
 from llmgym.algorithms.rejection import RejectionSampling
@@ -33,6 +34,7 @@ _CLASSES: dict[str, type[Algorithm]] = {
     "dapo": DAPO,
     "gspo": GSPO,
     "gigpo": GiGPO,
+    "ilql": ILQL,
     "rejection": RejectionSampling,
     "clone": BehaviourCloning,
 }

@@ -36,6 +36,7 @@ class RejectionSampling:
     """
 
     needs_values: ClassVar[bool] = False
+    learns_offline: ClassVar[bool] = True
 
     kept_share: float = 1.0
     least_return: float = 0.0

@@ -16,10 +16,13 @@ from llmgym.types import FloatArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Credit", "Estimates", "Outputs", "Targets", "head_output"]
+__all__ = ["Credit", "Estimates", "Outputs", "Reads", "Targets", "Transitions", "head_output"]
 
 Credit = Literal["turn", "draw"]
 """What a unit is."""
+Reads = Literal["state", "mean", "candidates", "tokens"]
+"""What a head reads of a turn: the end of its prompt; the mean of its prompt's tokens; the end of every candidate;
+every token that its prompt adds to the prompt before it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +35,8 @@ class Outputs:
             actions are named by free text, or where units are draws.
         entropies: float32 (B,); of the distribution over actions, in nats; with free tokens, the sum along them of
             the entropy that each was drawn with, which estimates that of the whole answer.
-        heads: name of each head to float32 (B,); read where the prompt ends, or, of a draw, where it was drawn.
+        heads: name of each head to float32 (B,); read where the prompt ends, or, of a draw, where it was drawn. Of a
+            head that reads candidates or tokens, float32 (B, most of them), -inf behind a turn's last.
         text_logprobs: float32 (B,); mean log-probability of the tokens that each turn's prompt adds to the one before
             (what was said, and what was observed then); None unless the algorithm `ReadsText`.
     """
@@ -42,6 +46,25 @@ class Outputs:
     entropies: Tensor
     heads: Mapping[str, Tensor]
     text_logprobs: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Transitions:
+    """What followed each of B turns, for an algorithm that learns what a state is worth from the state after it.
+
+    Attributes:
+        rewards: float32 (B,); scaled.
+        discounts: float32 (B,); what the value of the state after counts: gamma, or 0 where the turn terminated the
+            episode, or where that state is not known.
+        next_values: float32 (B,); what a head says of the state after, before the step that is taken; 0 where the
+            discount is.
+        known_mask: bool (B,); False where the episode goes on and the state after is not known.
+    """
+
+    rewards: Tensor
+    discounts: Tensor
+    next_values: Tensor
+    known_mask: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +92,7 @@ class Targets:
             `ComparesToReference`.
         weights: float32 (B,); how much oftener the learner's policy draws this than the policy that drew it did, cut
             off as `llmgym.learner.correction` says; None for 1 everywhere. A loss has them by `weighted`.
+        transitions: what followed each turn; None unless the algorithm `Bootstraps`.
     """
 
     actions: Tensor
@@ -82,6 +106,7 @@ class Targets:
     trajectory_units: Tensor
     num_trajectories: float
     reference_logprobs: Tensor | None = None
+    transitions: Transitions | None = None
     weights: Tensor | None = None
 
     def weighted(self, per_unit: Tensor) -> Tensor:

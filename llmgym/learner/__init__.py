@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmgym.learner.folder import whole_folder
-    from llmgym.learner.heads import HeadSpec, ValueHead
+    from llmgym.learner.heads import HeadSpec, ValueHead, heads_for
     from llmgym.learner.learner import Learner
     from llmgym.learner.lora import LoraSettings
 
-__all__ = ["HeadSpec", "Learner", "LoraSettings", "ValueHead", "whole_folder"]
+__all__ = ["HeadSpec", "Learner", "LoraSettings", "ValueHead", "heads_for", "whole_folder"]
 
 _HOMES = {
     "HeadSpec": "heads",
     "Learner": "learner",
     "LoraSettings": "lora",
     "ValueHead": "heads",
+    "heads_for": "heads",
     "whole_folder": "folder",
 }
 

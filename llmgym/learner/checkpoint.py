@@ -6,6 +6,7 @@ a model that has a folder or hub id of its own
 adapter/                 the adapter, in PEFT's format
 heads.safetensors        the heads
 optimizer.safetensors    the optimizer's state, "<parameter>:<entry>"
+critic.safetensors       what a separate critic has learned, where there is one
 reference.safetensors    the weights of the reference policy, where there is one
 """
 
@@ -23,11 +24,13 @@ from torch import Tensor
 
 from llmgym.algorithms import Algorithm, algorithm_class, algorithm_name
 from llmgym.errors import LearnerError
+from llmgym.learner.critic import critic_tensors, load_critic
 from llmgym.learner.freezing import TrainedSettings
 from llmgym.learner.heads import HeadSpec, ValueHead
 from llmgym.learner.lora import LoraSettings
 from llmgym.learner.policy import Policy
 from llmgym.learner.settings import OptimizerName
+from llmgym.learner.target_heads import TargetHead
 from llmgym.settings import from_dict
 from llmgym.types import Acting
 
@@ -95,6 +98,7 @@ class SavedLearner:
         head_tensors: of the heads, by name.
         optimizer_tensors: of the optimizer.
         reference_tensors: of the reference policy; None where there is none.
+        critic_tensors: of the separate critic; None where there is none.
     """
 
     checkpoint: Checkpoint
@@ -104,9 +108,10 @@ class SavedLearner:
     head_tensors: Mapping[str, Tensor]
     optimizer_tensors: Mapping[str, Tensor]
     reference_tensors: Mapping[str, Tensor] | None = None
+    critic_tensors: Mapping[str, Tensor] | None = None
 
     def restore(self, policy: Policy) -> None:
-        """Set the adapter and the heads of a policy that was built from this checkpoint.
+        """Set the adapter, the heads and the critic of a policy that was built from this checkpoint.
 
         Raises:
             LearnerError: they do not fit.
@@ -120,6 +125,7 @@ class SavedLearner:
                 f"Expected the checkpoint's adapter and heads to fit the model and heads given, but: {error} "
                 "Pass the model and heads that it was saved with."
             ) from error
+        load_critic(policy, self.critic_tensors)
 
 
 def write_checkpoint(
@@ -150,6 +156,9 @@ def write_checkpoint(
     head_tensors = {name: value.detach().cpu().contiguous() for name, value in policy.heads.state_dict().items()}
     save_file(head_tensors, folder / "heads.safetensors")
     save_file(dict(optimizer_tensors), folder / "optimizer.safetensors")
+    learned_by_critic = critic_tensors(policy)
+    if learned_by_critic is not None:
+        save_file(learned_by_critic, folder / "critic.safetensors")
     if reference_tensors is not None:
         save_file(dict(reference_tensors), folder / "reference.safetensors")
     settings = checkpoint.settings
@@ -162,7 +171,8 @@ def write_checkpoint(
         "format": _FORMAT,
         "version": checkpoint.version,
         "settings": record,
-        "heads": {name: _head_record(head) for name, head in policy.heads.items()},
+        # Target heads are the algorithm's: it makes them anew, and their weights are among those of the heads.
+        "heads": {n: _head_record(head) for n, head in policy.heads.items() if not isinstance(head, TargetHead)},
         "rng_state": checkpoint.rng_state,
     }
     (folder / "learner.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -202,10 +212,16 @@ def read_checkpoint(folder: Path, *, heads: Mapping[str, HeadSpec] | None, algor
         else None,
         head_tensors=load_file(folder / "heads.safetensors"),
         optimizer_tensors=load_file(folder / "optimizer.safetensors"),
-        reference_tensors=load_file(folder / "reference.safetensors")
-        if (folder / "reference.safetensors").is_file()
-        else None,
+        reference_tensors=_load_if_there(folder / "reference.safetensors"),
+        critic_tensors=_load_if_there(folder / "critic.safetensors"),
     )
+
+
+def _load_if_there(file: Path) -> dict[str, Tensor] | None:
+    """Read tensors; None where there is no such file."""
+    from safetensors.torch import load_file
+
+    return load_file(file) if file.is_file() else None
 
 
 def _read_settings(record: Mapping[str, Any], algorithm: Algorithm | None) -> Settings:
@@ -246,9 +262,9 @@ def _read_algorithm(record: Mapping[str, Any]) -> Algorithm:
 
 
 def _head_record(head: Any) -> dict[str, Any]:
-    """Describe a head: class, and width of a ValueHead."""
+    """Describe a head: class, and what a ValueHead was made with."""
     if type(head) is ValueHead:
-        return {"class": "ValueHead", "width": head.inner.out_features}
+        return {"class": "ValueHead", "width": head.inner.out_features, "reads": head.reads, "trunk": head.trunk}
     return {"class": type(head).__qualname__}
 
 
@@ -260,4 +276,7 @@ def _read_heads(records: Mapping[str, Mapping[str, Any]]) -> dict[str, HeadSpec]
                 f"Expected the head {name!r} ({record['class']}) that the checkpoint was saved with. Pass heads= with "
                 "all heads to load it."
             )
-    return {name: partial(ValueHead, width=record["width"]) for name, record in records.items()}
+    return {
+        name: partial(ValueHead, **{key: value for key, value in record.items() if key != "class"})
+        for name, record in records.items()
+    }

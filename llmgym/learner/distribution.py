@@ -17,7 +17,7 @@ from llmgym.errors import LearnerError
 from llmgym.learner.packing import Pack
 from llmgym.types import Acting, How
 
-__all__ = ["action_logprobs", "checked_acting", "entropies", "free_draws", "sequence_logprobs"]
+__all__ = ["action_logprobs", "checked_acting", "entropies", "free_draws", "padded", "sequence_logprobs"]
 
 
 def checked_acting(acting: Acting) -> Acting:
@@ -57,11 +57,11 @@ def action_logprobs(logits: Tensor, pack: Pack, acting: Acting) -> Tensor:
         scores = sequence_logprobs(logits, pack)
         if acting.normalize == "mean":
             scores = scores / pack.path_lengths
-        return torch.log_softmax(_padded(scores, pack.candidates, -torch.inf) / acting.temperature, dim=-1)
+        return torch.log_softmax(padded(scores, pack.candidates, -torch.inf) / acting.temperature, dim=-1)
     edge_logits = _at_edges(logits, pack) / acting.temperature
-    renormalised = torch.log_softmax(_padded(edge_logits, pack.siblings, -torch.inf), dim=-1)
+    renormalised = torch.log_softmax(padded(edge_logits, pack.siblings, -torch.inf), dim=-1)
     edge_logprobs = renormalised.view(-1).index_select(0, pack.sibling_order)
-    return _padded(_padded(edge_logprobs, pack.paths, 0.0).sum(-1), pack.candidates, -torch.inf)
+    return padded(padded(edge_logprobs, pack.paths, 0.0).sum(-1), pack.candidates, -torch.inf)
 
 
 def free_draws(logits: Tensor, pack: Pack, temperature: float) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ def free_draws(logits: Tensor, pack: Pack, temperature: float) -> tuple[Tensor, 
     """
     logprobs = torch.log_softmax(logits / temperature, dim=-1)
     drawn = logprobs.gather(1, pack.free_ids[:, None]).squeeze(1)
-    return _padded(drawn, pack.free, 0.0), _padded(entropies(logprobs), pack.free, 0.0)
+    return padded(drawn, pack.free, 0.0), padded(entropies(logprobs), pack.free, 0.0)
 
 
 def sequence_logprobs(logits: Tensor, pack: Pack) -> Tensor:
@@ -91,7 +91,7 @@ def sequence_logprobs(logits: Tensor, pack: Pack) -> Tensor:
         pack: the states.
     """
     edge_logprobs = _at_edges(torch.log_softmax(logits, dim=-1), pack)
-    return _padded(edge_logprobs, pack.paths, 0.0).sum(-1)
+    return padded(edge_logprobs, pack.paths, 0.0).sum(-1)
 
 
 def entropies(logprobs: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def _at_edges(per_token: Tensor, pack: Pack) -> Tensor:
     return per_token.reshape(-1).index_select(0, pack.edge_points * per_token.shape[-1] + pack.edge_ids)
 
 
-def _padded(flat: Tensor, table: Tensor, padding: float) -> Tensor:
+def padded(flat: Tensor, table: Tensor, padding: float) -> Tensor:
     """Look a table of positions up in a flat tensor, where the position behind its end means the padding."""
     extended = torch.cat([flat, flat.new_full((1,), padding)])
     return extended.index_select(0, table.reshape(-1)).view(table.shape)

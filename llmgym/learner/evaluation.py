@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmgym.algorithms.algorithm import Guides
 from llmgym.algorithms.units import Credit, Outputs
 from llmgym.errors import LearnerError
 from llmgym.learner.attention import use_packed_attention
-from llmgym.learner.distribution import action_logprobs, entropies, free_draws, sequence_logprobs
+from llmgym.learner.distribution import action_logprobs, entropies, free_draws, padded, sequence_logprobs
+from llmgym.learner.head_reading import read_head_at, read_heads, read_heads_at
 from llmgym.learner.packing import Pack
 from llmgym.learner.policy import Policy
 from llmgym.learner.reading import Reading
@@ -24,8 +26,8 @@ __all__ = [
     "draw_places",
     "evaluate",
     "evaluate_draws",
+    "evaluate_guided",
     "evaluate_head_at_draws",
-    "evaluate_heads",
     "evaluate_scores",
 ]
 
@@ -87,8 +89,7 @@ def draw_places(pack: Pack, acting: Acting) -> DrawPlaces:
     """Find the draws of a pack's turns: their free tokens, and behind them their action unless it is named by them."""
     num_free = len(pack.free_indices)
     is_draw = pack.free < num_free
-    padded = torch.cat([pack.free_indices, pack.free_indices.new_zeros(1)])
-    indices = padded.index_select(0, pack.free.reshape(-1)).view(pack.free.shape)
+    indices = padded(pack.free_indices, pack.free, 0)
     if acting.how != "text":
         is_draw = torch.cat([is_draw, is_draw.new_ones(len(is_draw), 1)], dim=1)
         indices = torch.cat([indices, pack.context_indices[:, None]], dim=1)
@@ -120,13 +121,13 @@ def evaluate(
     read = None if reading is None else policy.logits(hidden_states.index_select(0, reading.indices))
     text_logprobs = None if reading is None or read is None else reading.mean_logprobs(read)
     if credit == "turn":
-        logprobs, spread, places = draws.logprobs(actions), draws.entropies(), pack.end_indices
-        action_logprobs = draws.action_logprobs
+        logprobs, spread, action_logprobs = draws.logprobs(actions), draws.entropies(), draws.action_logprobs
+        heads = read_heads(policy, hidden_states, pack)
     else:
         found = draw_places(pack, acting)
-        (logprobs, spread), places = draws.each(actions, found), found.indices
-        action_logprobs = draws.action_logprobs.new_zeros(len(places), 0)
-    heads = policy.head_values(hidden_states.index_select(0, places)) if policy.heads else {}
+        logprobs, spread = draws.each(actions, found)
+        action_logprobs = draws.action_logprobs.new_zeros(len(found.indices), 0)
+        heads = read_heads_at(policy, hidden_states, pack, found.indices)
     return Outputs(logprobs, action_logprobs, spread, heads, text_logprobs)
 
 
@@ -135,9 +136,20 @@ def evaluate_draws(policy: Policy, pack: Pack, acting: Acting) -> Draws:
     return _read_draws(policy, policy.hidden_states(pack), pack, acting)
 
 
-def evaluate_heads(policy: Policy, pack: Pack) -> dict[str, Tensor]:
-    """Return what every head says of a pack's states: name to float32 (N,)."""
-    return policy.head_values(policy.hidden_states(pack).index_select(0, pack.end_indices))
+def evaluate_guided(policy: Policy, pack: Pack, acting: Acting, guide: Guides, beta: float) -> Tensor:
+    """Return the log-probability of every action where an algorithm's heads guide the policy.
+
+    It is log pi(a | s) + beta * guidance(a) / temperature, less what makes the probabilities add up to 1: at
+    temperature 1, ILQL's pi(a | s) * exp(beta * (Q(s, a) - V(s))) (Snell et al. 2022, https://arxiv.org/abs/2206.11871).
+
+    Returns:
+        float32 (N, most candidates); -inf where a state has fewer.
+    """
+    hidden_states = policy.hidden_states(pack)
+    logprobs = _read_draws(policy, hidden_states, pack, acting).action_logprobs
+    pulls = guide.guidance(read_heads(policy, hidden_states, pack))
+    pulls = pulls.masked_fill(pack.candidates == len(pack.paths), 0.0)
+    return torch.log_softmax(logprobs + beta / acting.temperature * pulls, dim=-1)
 
 
 def evaluate_head_at_draws(policy: Policy, pack: Pack, head: str) -> Tensor:
@@ -147,18 +159,15 @@ def evaluate_head_at_draws(policy: Policy, pack: Pack, head: str) -> Tensor:
         float32 (N, most free tokens + 1); 0 where a state has fewer.
     """
     indices = torch.cat([pack.free_indices, pack.context_indices])
-    values = policy.head_values(policy.hidden_states(pack).index_select(0, indices))[head]
+    values = read_head_at(policy, head, pack, indices)
     free, at_ends = values[: len(pack.free_indices)], values[len(pack.free_indices) :]
-    padded = torch.cat([free, free.new_zeros(1)])
-    return torch.cat([padded.index_select(0, pack.free.reshape(-1)).view(pack.free.shape), at_ends[:, None]], dim=1)
+    return torch.cat([padded(free, pack.free, 0.0), at_ends[:, None]], dim=1)
 
 
 def evaluate_scores(policy: Policy, pack: Pack) -> Tensor:
     """Return log P(candidate | prompt) of a pack's candidates, float32 (N, most candidates), -inf behind the last."""
     logits = policy.logits(policy.hidden_states(pack).index_select(0, pack.point_indices))
-    scores = sequence_logprobs(logits, pack)
-    padded = torch.cat([scores, scores.new_full((1,), -torch.inf)])
-    return padded.index_select(0, pack.candidates.reshape(-1)).view(pack.candidates.shape)
+    return padded(sequence_logprobs(logits, pack), pack.candidates, -torch.inf)
 
 
 def _read_draws(policy: Policy, hidden_states: Tensor, pack: Pack, acting: Acting) -> Draws:

@@ -9,15 +9,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from llmgym.algorithms.algorithm import Guides
 from llmgym.candidates import close_prefixes
 from llmgym.errors import LearnerError
 from llmgym.learner.evaluation import (
     draw_places,
     evaluate_draws,
+    evaluate_guided,
     evaluate_head_at_draws,
-    evaluate_heads,
     evaluate_scores,
 )
+from llmgym.learner.head_reading import read_head
+from llmgym.learner.heads import reads_of
 from llmgym.learner.packing import Pack, build_pack
 from llmgym.learner.policy import Policy
 from llmgym.learner.row import FreeTokens, Row, build_rows, group_rows
@@ -28,6 +31,7 @@ __all__ = [
     "infer_draw_logprobs",
     "infer_draw_values",
     "infer_logprobs",
+    "infer_next_values",
     "infer_scores",
     "infer_values",
     "pack_states",
@@ -66,7 +70,7 @@ def pack_states(
     free: Sequence[FreeTokens] | None = None,
 ) -> list[Row]:
     """Pack prompts and their candidates (none for a state that is only valued), and check that they fit the model."""
-    rows = build_rows(prompts, candidates, free)
+    rows = build_rows(prompts, candidates, free, feeds_ends=policy.reads_candidates)
     policy.check_rows(rows)
     return rows
 
@@ -82,8 +86,19 @@ def infer_values(
         if trajectory.final_prompt_ids is not None:
             prompts.append(trajectory.final_prompt_ids)
     rows = pack_states(policy, prompts, [()] * len(prompts))
-    lines = _lines(policy, rows, max_tokens, lambda pack: evaluate_heads(policy, pack)[head][:, None])
+    lines = _lines(policy, rows, max_tokens, lambda pack: read_head(policy, head, pack)[:, None])
     return _by_trajectory(trajectories, lines)
+
+
+def infer_next_values(policy: Policy, prompts: Sequence[Prompt | None], head: str, max_tokens: int) -> FloatArray:
+    """Return float32 (num_prompts,): what a head says where each prompt ends; 0 where there is none."""
+    _check_head(policy, head)
+    values = np.zeros(len(prompts), np.float32)
+    there = [number for number, prompt in enumerate(prompts) if prompt is not None]
+    rows = pack_states(policy, [prompt for prompt in prompts if prompt is not None], [()] * len(there))
+    lines = _lines(policy, rows, max_tokens, lambda pack: read_head(policy, head, pack)[:, None])
+    values[there] = [line[0] for line in lines]
+    return values
 
 
 def infer_draw_values(
@@ -138,8 +153,20 @@ def infer_draw_logprobs(
     return np.concatenate(drawn)
 
 
-def infer_actions(policy: Policy, rows: Sequence[Row], acting: Acting, max_tokens: int) -> list[FloatArray]:
+def infer_actions(
+    policy: Policy,
+    rows: Sequence[Row],
+    acting: Acting,
+    max_tokens: int,
+    *,
+    guide: Guides | None = None,
+    beta: float = 0.0,
+) -> list[FloatArray]:
     """Return the log-probability of every action, as it is drawn: float32 (num_candidates,) a state.
+
+    Args:
+        guide: the algorithm whose heads guide the policy, if any does.
+        beta: how much these count.
 
     Raises:
         LearnerError: actions are not drawn, but named by free text.
@@ -149,8 +176,13 @@ def infer_actions(policy: Policy, rows: Sequence[Row], acting: Acting, max_token
             "Expected a way to act that draws among actions, got how='text', in which an answer is drawn and then "
             "parsed: only what was said has a log-probability. Use Learner.logprobs."
         )
-    lines = _lines(policy, rows, max_tokens, lambda pack: evaluate_draws(policy, pack, acting).action_logprobs)
-    return _cut(lines, rows)
+
+    def evaluate_actions(pack: Pack) -> torch.Tensor:
+        if guide is None or beta == 0:
+            return evaluate_draws(policy, pack, acting).action_logprobs
+        return evaluate_guided(policy, pack, acting, guide, beta)
+
+    return _cut(_lines(policy, rows, max_tokens, evaluate_actions), rows)
 
 
 def infer_logprobs(
@@ -205,6 +237,12 @@ def _check_head(policy: Policy, head: str) -> None:
     if head not in policy.heads:
         found = ", ".join(policy.heads) or "none"
         raise LearnerError(f"Expected a head {head!r}, found: {found}. Pass heads={{{head!r}: ValueHead}} to Learner.")
+    reads = reads_of(policy.heads[head])
+    if reads in ("candidates", "tokens"):
+        raise LearnerError(
+            f"Expected a head that reads states, got {head!r}, which reads {reads}. Take one with reads='state' or "
+            "'mean'."
+        )
 
 
 def _cut(lines: Sequence[FloatArray], rows: Sequence[Row]) -> list[FloatArray]:

@@ -10,28 +10,27 @@ from typing import Any
 import numpy as np
 
 from llmgym.algorithms import PPO, Algorithm, Credit
-from llmgym.algorithms.algorithm import credit_of, wants_reference
+from llmgym.algorithms.algorithm import Guides, credit_of, wants_reference
 from llmgym.learner import inference
 from llmgym.learner.checkpoint import Checkpoint, Settings, read_checkpoint, write_checkpoint
 from llmgym.learner.distribution import checked_acting
 from llmgym.learner.evaluation import checked_policy
 from llmgym.learner.folder import whole_folder
 from llmgym.learner.freezing import TrainedSettings
-from llmgym.learner.heads import HeadSpec, ValueHead
+from llmgym.learner.heads import HeadSpec, heads_for
 from llmgym.learner.lora import LoraSettings
 from llmgym.learner.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors, set_model_rate
 from llmgym.learner.policy import Policy, load_model, load_tokenizer
 from llmgym.learner.reference import Reference
 from llmgym.learner.row import Row
 from llmgym.learner.settings import OptimizerName
+from llmgym.learner.target_heads import attach_targets
 from llmgym.learner.threads import at_work, default_num_threads
 from llmgym.learner.update import Update, run_update
 from llmgym.sync import AdapterPublisher, check_canary, publish_weights, random_canary
 from llmgym.types import Acting, Batch, Engine, FloatArray, TokenIds, Tokenizer, Trajectory, Turn
 
 __all__ = ["Learner"]
-
-DEFAULT_HEADS: Mapping[str, HeadSpec] = {"value": ValueHead}
 
 
 class Learner:
@@ -54,7 +53,7 @@ class Learner:
         lora: LoraSettings | None = None,
         trained: TrainedSettings | None = None,
         load_in_4bit: bool = False,
-        heads: Mapping[str, HeadSpec] = DEFAULT_HEADS,
+        heads: Mapping[str, HeadSpec] | None = None,
         algorithm: Algorithm | None = None,
         acting: Acting | None = None,
         learning_rate: float = 1e-4,
@@ -75,7 +74,7 @@ class Learner:
             lora: learn an adapter of this kind; None learns the model's own weights.
             trained: which of these learn; all if None.
             load_in_4bit: pack the weights under the adapter into 4 bits (NF4): far less memory, and slower.
-            heads: name to module over hidden states, or to a callable that makes one from hidden_size.
+            heads: name to module over hidden states, or to what makes one from hidden_size; the algorithm's if None.
             algorithm: the loss and how often to take it; PPO by default.
             acting: how actions are drawn; the same as the engine's.
             learning_rate: of the model's weights or of its adapter.
@@ -92,14 +91,16 @@ class Learner:
         Raises:
             LearnerError: the model cannot be learned with these settings.
         """
-        self.acting = checked_acting(acting or Acting())
+        self.acting, algorithm = checked_acting(acting or Acting()), algorithm or PPO()
+        specs = heads_for(algorithm) if heads is None else heads
         self._num_threads = num_threads or default_num_threads()
         with at_work(self._num_threads):
             loaded = load_model(model, device=device, load_in_4bit=load_in_4bit)
-            self.policy = checked_policy(Policy(loaded, heads, lora, trained=trained, seed=seed))
+            policy = Policy(loaded, specs, lora, trained=trained, seed=seed)
+            self.policy = attach_targets(checked_policy(policy), algorithm)
         self._settings = Settings(
             source=str(model) if isinstance(model, str | Path) else None,
-            algorithm=algorithm or PPO(),
+            algorithm=algorithm,
             acting=self.acting,
             learning_rate=learning_rate,
             head_learning_rate=learning_rate if head_learning_rate is None else head_learning_rate,
@@ -146,18 +147,13 @@ class Learner:
         and reference stay as they are: a resumed run goes on to the same numbers.
 
         Args:
-            algorithm: the loss and how often to take it.
-            learning_rate: of the model; as before if None.
-            optimizer: which; as before if None.
+            learning_rate: of the model; as before if None, and so is the optimizer.
         """
-        before = self._settings
-        self._settings = replace(
-            before,
-            algorithm=algorithm,
-            learning_rate=before.learning_rate if learning_rate is None else learning_rate,
-            optimizer=optimizer or before.optimizer,
-        )
-        if self._settings != before:
+        old = self._settings
+        rate = old.learning_rate if learning_rate is None else learning_rate
+        self._settings = replace(old, algorithm=algorithm, learning_rate=rate, optimizer=optimizer or old.optimizer)
+        if self._settings != old:
+            attach_targets(self.policy, algorithm)
             self._optimizer = build_optimizer(self.policy, self._settings)
             self._reference = Reference(self.policy) if wants_reference(algorithm) else None
 
@@ -186,10 +182,14 @@ class Learner:
         with at_work(self._num_threads):
             return infer(self.policy, self._rows(turns), turns, self.acting, self._settings.max_tokens)
 
-    def action_logprobs(self, turns: Sequence[Turn]) -> list[FloatArray]:
-        """Return, for each turn, float32 (num_candidates,): the log-probabilities actions would be drawn from now."""
+    def action_logprobs(self, turns: Sequence[Turn], *, beta: float = 0.0) -> list[FloatArray]:
+        """Return, for each turn, float32 (num_candidates,): the log-probabilities actions would be drawn from now.
+
+        Where the algorithm `Guides`, its heads count beta times, at least 0.
+        """
+        guide, limit = self.algorithm if isinstance(self.algorithm, Guides) else None, self._settings.max_tokens
         with at_work(self._num_threads):
-            return inference.infer_actions(self.policy, self._rows(turns), self.acting, self._settings.max_tokens)
+            return inference.infer_actions(self.policy, self._rows(turns), self.acting, limit, guide=guide, beta=beta)
 
     def score(self, contexts: Sequence[Sequence[int]], candidates: Sequence[Sequence[TokenIds]]) -> list[FloatArray]:
         """Return log P(candidate | context), all given as token ids: float32 (num_candidates,) a context."""
@@ -268,7 +268,7 @@ class Learner:
         Args:
             folder: what `save` wrote.
             model: the base model, where it is no longer where the checkpoint says.
-            heads: the same as when it was saved; may be left out where all are `ValueHead`.
+            heads: the same as when it was saved, target heads left out; not needed where all are `ValueHead`.
             algorithm: the same as when it was saved; may be left out where it is one of llmgym's.
             num_threads: see `Learner`.
             device: see `Learner`.

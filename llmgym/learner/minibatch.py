@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from llmgym.algorithms.units import Credit, Targets
+from llmgym.algorithms.units import Credit, Targets, Transitions
 from llmgym.errors import LearnerError
 from llmgym.learner.branch import IntArray
 from llmgym.learner.row import Row
-from llmgym.types import Batch, FloatArray, Turn
+from llmgym.types import Batch, FloatArray, Steps, Turn
 
 __all__ = [
     "Ledger",
@@ -60,7 +60,7 @@ class Ledger:
         """
         units = torch.from_numpy(self.units(turn_indices)).to(self.targets.actions.device)
         every = self.targets
-        reference, weights = every.reference_logprobs, every.weights
+        reference, weights, followed = every.reference_logprobs, every.weights, whole.transitions
         return replace(
             whole,
             actions=every.actions.index_select(0, units),
@@ -73,12 +73,26 @@ class Ledger:
             trajectory_units=every.trajectory_units.index_select(0, units),
             reference_logprobs=None if reference is None else reference.index_select(0, units),
             weights=None if weights is None else weights.index_select(0, units),
+            transitions=None if followed is None else _part_of(followed, units),
         )
 
     def whole(self, turn_indices: IntArray) -> Targets:
         """Return targets that know how much a minibatch of these turns holds."""
         units = self.units(turn_indices)
         return replace(self.targets, num_units=len(units), num_trajectories=float(self.shares[units].sum()))
+
+    def followed(self, whole: Targets, turn_indices: IntArray, next_values: FloatArray) -> Targets:
+        """Return targets that know what the states after some turns are worth now.
+
+        Args:
+            whole: the minibatch, as `whole` returns it.
+            turn_indices: int64 (num_turns of the minibatch,).
+            next_values: float32 (num_turns of the minibatch,); 0 where there is no such state, or nobody knows it.
+        """
+        assert whole.transitions is not None, "checked with the batch"
+        values = whole.transitions.next_values.clone()
+        values[torch.from_numpy(turn_indices).to(values.device)] = torch.from_numpy(next_values).to(values.device)
+        return replace(whole, transitions=replace(whole.transitions, next_values=values))
 
 
 def open_ledger(
@@ -116,8 +130,32 @@ def open_ledger(
         num_trajectories=float(len(trajectory_units)),
         reference_logprobs=None if reference_logprobs is None else to_tensor(reference_logprobs),
         weights=None if batch.weights is None else to_tensor(batch.weights),
+        transitions=None if batch.steps is None else _transitions(batch.turns, batch.steps, device),
     )
     return Ledger(targets, actions, turn_units, units_before[:-1], 1.0 / unit_lengths.astype(np.float64))
+
+
+def _transitions(turns: Sequence[Turn], steps: Steps, device: torch.device) -> Transitions:
+    """Return what followed every turn of a batch; what the states after are worth is not known yet."""
+    goes_on = np.array([prompt is not None for prompt in steps.next_prompts])
+    terminated = np.array([turn.terminated for turn in turns])
+    rewards = torch.from_numpy(np.ascontiguousarray(steps.rewards, np.float32)).to(device)
+    return Transitions(
+        rewards=rewards,
+        discounts=torch.from_numpy(goes_on.astype(np.float32) * np.float32(steps.gamma)).to(device),
+        next_values=torch.zeros_like(rewards),
+        known_mask=torch.from_numpy(goes_on | terminated).to(device),
+    )
+
+
+def _part_of(followed: Transitions, turns: torch.Tensor) -> Transitions:
+    """Return what followed some turns."""
+    return Transitions(
+        rewards=followed.rewards.index_select(0, turns),
+        discounts=followed.discounts.index_select(0, turns),
+        next_values=followed.next_values.index_select(0, turns),
+        known_mask=followed.known_mask.index_select(0, turns),
+    )
 
 
 def units_of(turns: Sequence[Turn], credit: Credit) -> IntArray:
@@ -193,6 +231,12 @@ def check_batch(batch: Batch, credit: Credit = "turn") -> None:
         raise LearnerError(
             f"Expected trajectories of {len(batch.turns)} turns in all, got {sum(batch.trajectory_turns)}. Make the "
             "batch with llmgym.rollout.batch.make_batch."
+        )
+    if batch.steps is not None and not len(batch.steps.rewards) == len(batch.steps.next_prompts) == len(batch.turns):
+        raise LearnerError(
+            f"Expected a reward and a next prompt for each of {len(batch.turns)} turns, got "
+            f"{len(batch.steps.rewards)} and {len(batch.steps.next_prompts)}. Make the batch with "
+            "llmgym.rollout.batch.make_batch."
         )
     for number, turn_record in enumerate(batch.turns):
         if not 0 <= turn_record.action < len(turn_record.candidate_ids):

@@ -45,9 +45,11 @@ class OptimizerSettings(Protocol):
 
 
 def learned_parameters(policy: Policy) -> dict[str, nn.Parameter]:
-    """Return all parameters that are learned, by name: "model." or "heads.", and the parameter's own."""
+    """Return all parameters that are learned, by name: "model.", "critic." or "heads.", and the parameter's own."""
     named = {f"model.{name}": parameter for name, parameter in policy.model_parameters()}
-    named.update({f"heads.{name}": parameter for name, parameter in policy.heads.named_parameters()})
+    named.update({f"critic.{name}": parameter for name, parameter in policy.critic_parameters()})
+    heads = policy.heads.named_parameters()
+    named.update({f"heads.{name}": parameter for name, parameter in heads if parameter.requires_grad})
     return named
 
 
@@ -81,7 +83,7 @@ def build_optimizer(policy: Policy, settings: OptimizerSettings) -> torch.optim.
         is_inner = part == "model." and parameter.ndim == 2 and id(parameter) not in embeddings
         is_muon = settings.optimizer == "muon" and is_inner
         group = groups.setdefault((part, decays, is_muon), {"params": [], "part": part, "is_muon": is_muon})
-        group["lr"] = settings.learning_rate if part == "model." else settings.head_learning_rate
+        group["lr"] = settings.head_learning_rate if part == "heads." else settings.learning_rate
         group["weight_decay"] = settings.weight_decay if decays else 0.0
         group["params"].append(parameter)
     make = AdamWithMuon if settings.optimizer == "muon" else torch.optim.AdamW
@@ -89,7 +91,7 @@ def build_optimizer(policy: Policy, settings: OptimizerSettings) -> torch.optim.
 
 
 def set_model_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Change the learning rate of the model's weights, or of its adapter's; the heads keep theirs."""
+    """Change the learning rate of the model's weights, or of its adapter's; heads and critic keep theirs."""
     for group in optimizer.param_groups:
         if group["part"] == "model.":
             group["lr"] = learning_rate

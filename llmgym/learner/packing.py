@@ -41,6 +41,8 @@ class Pack:
         paths: int64 (C, most tokens); the edges of each candidate, E where it is shorter.
         path_lengths: int64 (C,); number of tokens of each candidate.
         candidates: int64 (N, most candidates); the candidates of each state, C where there are fewer.
+        candidate_indices: int64 (C,); where each candidate's last token is, in the flattened R*T tokens; (0,) where
+            the rows do not feed it.
         free_indices: int64 (F,); where each free token is predicted, in the flattened R*T tokens; state after state.
         free_ids: int64 (F,); the free tokens.
         free: int64 (N, most free tokens); the free tokens of each state, F where there are fewer.
@@ -60,6 +62,7 @@ class Pack:
     paths: Tensor
     path_lengths: Tensor
     candidates: Tensor
+    candidate_indices: Tensor
     free_indices: Tensor
     free_ids: Tensor
     free: Tensor
@@ -87,12 +90,16 @@ def build_pack(rows: Sequence[Row], *, dtype: torch.dtype = torch.float32, devic
     position_ids[:, num_trunk:][fed_mask] = fed_limits + np.concatenate([branch.depths for branch in branches]) - 1
     starts = np.repeat(np.arange(len(rows)) * width, [row.num_states for row in rows])
     ends = starts + np.concatenate([row.prompt_lengths for row in rows]) - 1
-    num_points = np.array([1 + branch.num_fed for branch in branches])
+    num_points = np.array([branch.num_points for branch in branches])
+    branch_fed = np.array([branch.num_fed for branch in branches])
     num_edges = np.array([branch.num_edges for branch in branches])
     point_offsets, edge_offsets = np.cumsum(num_points) - num_points, np.cumsum(num_edges) - num_edges
     contexts = starts + np.concatenate([row.context_lengths for row in rows]) - 1
     row_numbers, columns = np.nonzero(fed_mask)
-    points = _merged(contexts, point_offsets, row_numbers * width + num_trunk + columns)
+    fed_indices = row_numbers * width + num_trunk + columns
+    fed_offsets = np.cumsum(branch_fed) - branch_fed
+    is_point = np.arange(len(fed_indices)) < np.repeat(fed_offsets + num_points - 1, branch_fed)
+    points = _merged(contexts, point_offsets, fed_indices[is_point])
     total = int(num_edges.sum())
     sibling_counts = np.concatenate([branch.num_siblings for branch in branches])
     siblings = _ragged(_shifted([b.sibling_edges for b in branches], edge_offsets), sibling_counts, total)
@@ -123,6 +130,7 @@ def build_pack(rows: Sequence[Row], *, dtype: torch.dtype = torch.float32, devic
         paths=to_tensor(paths),
         path_lengths=to_tensor(path_lengths),
         candidates=to_tensor(candidates),
+        candidate_indices=to_tensor(fed_indices[_shifted([b.end_places for b in branches], fed_offsets)]),
         free_indices=to_tensor(np.repeat(ends, num_free) + np.nonzero(free < num_free.sum())[1]),
         free_ids=to_tensor(np.concatenate([row.free_ids for row in rows])),
         free=to_tensor(free),

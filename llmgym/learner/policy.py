@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from llmgym.errors import LearnerError
 from llmgym.learner.attention import use_packed_attention
 from llmgym.learner.freezing import TrainedSettings, freeze_others
-from llmgym.learner.heads import HeadSpec, build_heads
+from llmgym.learner.heads import HeadSpec, build_heads, reads_of, trunk_of
 from llmgym.learner.lora import LoraSettings, attach_lora
 from llmgym.learner.packing import Pack
 from llmgym.learner.row import Row
+from llmgym.learner.trunk import trunk_states
 from llmgym.nf4 import compute_exactly, is_nf4, nf4_options
 from llmgym.progress import without_progress_bars
 from llmgym.types import Tokenizer
@@ -69,6 +70,8 @@ class Policy(nn.Module):
             torch.manual_seed(seed)
             self.model = attach_lora(model, lora) if lora is not None else model
             self.heads = build_heads(heads, model.config.hidden_size)
+        has_critic = any(trunk_of(head) == "separate" for head in self.heads.values())
+        self.critic = copy.deepcopy(self.model) if has_critic else None
         self.to(model.device)
         self.eval()
 
@@ -132,16 +135,19 @@ class Policy(nn.Module):
                     f"{row.num_positions} in turn {row.first_state} or after. Shorten the prompts."
                 )
 
+    @property
+    def reads_candidates(self) -> bool:
+        """Whether a head reads the ends of candidates, so that rows have to feed them."""
+        return any(reads_of(head) == "candidates" for head in self.heads.values())
+
     def hidden_states(self, pack: Pack) -> Tensor:
         """Return the last hidden states, after the final norm: (R*T, D), the rows one behind the other."""
-        outputs = self.causal_model.base_model(
-            input_ids=pack.input_ids,
-            attention_mask=pack.branch_mask,
-            position_ids=pack.position_ids,
-            use_cache=False,
-        )
-        states: Tensor = outputs.last_hidden_state
-        return states.reshape(-1, states.shape[-1])
+        return trunk_states(self.causal_model, pack)
+
+    def critic_states(self, pack: Pack) -> Tensor:
+        """Return the same of the separate critic, which is there where a head has this trunk."""
+        assert self.critic is not None, "a head has a trunk of its own"
+        return trunk_states(self.critic.get_base_model() if self.lora is not None else self.critic, pack)
 
     def logits(self, hidden_states: Tensor) -> Tensor:
         """Return float32 (num_positions, V): next-token logits at hidden states (num_positions, D)."""
@@ -155,13 +161,14 @@ class Policy(nn.Module):
             logits = torch.tanh(logits / softcap) * softcap
         return logits
 
-    def head_values(self, hidden_states: Tensor) -> dict[str, Tensor]:
-        """Return what every head says of hidden states (num_states, D): name to float32 (num_states,)."""
-        return {name: _checked(name, head(hidden_states.float())) for name, head in self.heads.items()}
-
     def model_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the names and parameters of the model, or of its adapter, that are learned."""
         return ((name, value) for name, value in self.model.named_parameters() if value.requires_grad)
+
+    def critic_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the same of the separate critic; nothing where there is none."""
+        named = () if self.critic is None else self.critic.named_parameters()
+        return ((name, value) for name, value in named if value.requires_grad)
 
     @torch.no_grad()
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -271,16 +278,6 @@ def load_tokenizer(source: str | None) -> Tokenizer:
     except (OSError, ValueError) as error:
         reason = str(error)
     raise LearnerError(f"Expected a tokenizer beside the model, but {reason}. Load the tokenizer from its own folder.")
-
-
-def _checked(name: str, values: Tensor) -> Tensor:
-    """Refuse what a head returns unless it is one number per state."""
-    if values.ndim != 1:
-        raise LearnerError(
-            f"Expected the head {name!r} to return one number a state, shape (num_states,), got shape "
-            f"{tuple(values.shape)}. Squeeze its last axis."
-        )
-    return values.float()
 
 
 def _check_model(model: Any) -> None:

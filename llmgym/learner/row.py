@@ -98,6 +98,8 @@ def build_rows(
     prompts: Sequence[npt.NDArray[np.int32]],
     candidates: Sequence[tuple[TokenIds, ...]],
     free: Sequence[FreeTokens] | None = None,
+    *,
+    feeds_ends: bool = False,
 ) -> list[Row]:
     """Pack states into rows, in order: a state joins the row before it where its prompt extends that row's trunk.
 
@@ -105,6 +107,7 @@ def build_rows(
         prompts: one int32 array (num_tokens,) a state.
         candidates: the candidates of each state as token ids; an empty tuple for a state that has none.
         free: what stands between each prompt and its candidates; None for nothing.
+        feeds_ends: whether the model reads candidates to their end, for heads that read what it makes of them.
 
     Raises:
         LearnerError: a prompt is empty.
@@ -121,7 +124,9 @@ def build_rows(
             firsts.append(state)
     rows = []
     for first, end in zip(firsts, [*firsts[1:], len(prompts)], strict=True):
-        branches = tuple(build_branch(ids) if ids else EMPTY_BRANCH for ids in candidates[first:end])
+        branches = tuple(
+            build_branch(ids, feeds_ends=feeds_ends) if ids else EMPTY_BRANCH for ids in candidates[first:end]
+        )
         rows.append(
             Row(
                 first_state=first,

@@ -8,9 +8,11 @@ from typing import Literal
 from llmgym.learner.freezing import TrainedSettings
 from llmgym.learner.lora import LoraSettings
 
-__all__ = ["LearnerSettings", "OptimizerName"]
+__all__ = ["LearnerSettings", "OptimizerName", "Trunk"]
 
 OptimizerName = Literal["adamw", "muon"]
+Trunk = Literal["shared", "detached", "separate"]
+"""Whose hidden states a head reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,9 @@ class LearnerSettings:
             less memory, and slower. An engine of vLLM then serves the plain weights that they stand for.
         learning_rate: of the model or its adapter, above 0; larger learns faster and less steadily.
         head_learning_rate: of the heads.
+        critic: what the heads read: the policy's own hidden states ("shared"), the same without a gradient into the
+            policy ("detached"), or those of a copy of the model that learns by itself at learning_rate ("separate"),
+            with an adapter of its own where lora is set: twice the memory.
         critic_updates: updates at the start in which the heads learn and the model does not: a critic that knows an
             expert's returns has to learn first what the clone's mistakes cost.
         warmup_updates: updates behind these in which the learning rate of the model rises to its full height; 0 starts
@@ -41,6 +46,7 @@ class LearnerSettings:
     load_in_4bit: bool = False
     learning_rate: float = 3e-4
     head_learning_rate: float = 1e-3
+    critic: Trunk = "shared"
     critic_updates: int = 0
     warmup_updates: int = 0
     final_learning_rate: float = 1.0

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from llmgym.algorithms.algorithm import Algorithm, ReadsText, StopsEarly, credit_of
+from llmgym.algorithms.algorithm import Algorithm, Bootstraps, ReadsText, StopsEarly, credit_of
 from llmgym.errors import LearnerError
 from llmgym.learner.evaluation import evaluate
-from llmgym.learner.inference import infer_draw_logprobs, infer_logprobs
+from llmgym.learner.inference import infer_draw_logprobs, infer_logprobs, infer_next_values
 from llmgym.learner.minibatch import Ledger, check_batch, open_ledger, proximal_logprobs, split_minibatches
 from llmgym.learner.optimizer import take_step
 from llmgym.learner.packing import build_pack
@@ -19,9 +20,12 @@ from llmgym.learner.policy import Policy
 from llmgym.learner.reading import build_reading
 from llmgym.learner.reference import Reference
 from llmgym.learner.row import Row, group_rows
+from llmgym.learner.target_heads import follow_heads
 from llmgym.types import Acting, Batch, FloatArray
 
 __all__ = ["Update", "run_update"]
+
+NextPrompts = Sequence[npt.NDArray[np.int32] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,7 @@ def run_update(
         infer = infer_draw_logprobs if credit == "draw" else infer_logprobs
         with reference.in_place_of(policy):
             reference_logprobs = infer(policy, rows, batch.turns, update.acting, update.max_tokens)
+    next_prompts = batch.steps.next_prompts if isinstance(algorithm, Bootstraps) and batch.steps else None
     ledger = open_ledger(batch, credit, policy.device, reference_logprobs=reference_logprobs)
     behaviour = proximal_logprobs(batch, credit)
     unseen = np.full(len(behaviour), np.nan, np.float32)
@@ -112,7 +117,7 @@ def run_update(
     for _ in range(algorithm.epochs):
         epoch = _Meter()
         for minibatch in split_minibatches(rows, algorithm.minibatch_turns, rng):
-            metrics = _step(policy, optimizer, minibatch, ledger, update=update, seen=seen)
+            metrics = _step(policy, optimizer, minibatch, ledger, update=update, seen=seen, next_prompts=next_prompts)
             epoch.add(metrics, sum(row.num_states for row in minibatch))
             if steps == 0:
                 first_gap = float(np.nanmax(np.abs(seen.logprobs - behaviour)))
@@ -135,9 +140,15 @@ def _step(
     *,
     update: Update,
     seen: _Seen,
+    next_prompts: NextPrompts | None,
 ) -> dict[str, float]:
     """Take one gradient step on a minibatch, a micro-batch at a time, and return its metrics."""
-    whole = ledger.whole(np.concatenate([row.state_indices for row in minibatch]))
+    turn_indices = np.concatenate([row.state_indices for row in minibatch])
+    whole = ledger.whole(turn_indices)
+    if isinstance(update.algorithm, Bootstraps) and next_prompts is not None:
+        after = [next_prompts[turn] for turn in turn_indices]
+        values = infer_next_values(policy, after, update.algorithm.bootstrap_head, update.max_tokens)
+        whole = ledger.followed(whole, turn_indices, values)
     credit = credit_of(update.algorithm)
     sums: dict[str, torch.Tensor] = {}
     reads = isinstance(update.algorithm, ReadsText) and update.algorithm.reads_text
@@ -163,6 +174,7 @@ def _step(
         if "value" in outputs.heads:
             seen.values[units[is_new]] = outputs.heads["value"].detach().cpu().numpy()[is_new]
     grad_norm = take_step(optimizer, policy, update.max_grad_norm)
+    follow_heads(policy, update.algorithm)
     return {**{name: float(value) for name, value in sums.items()}, "grad_norm": grad_norm}
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llmgym.algorithms.algorithm import Algorithm, EstimatesAdvantages, credit_of
+from llmgym.algorithms.algorithm import Algorithm, Bootstraps, EstimatesAdvantages, credit_of
 from llmgym.algorithms.gae import estimate_with_critic
 from llmgym.algorithms.ppo import PPO
 from llmgym.algorithms.returns import ReturnSettings
 from llmgym.errors import LearnerError
-from llmgym.types import Batch, FloatArray, Trajectory
+from llmgym.types import Batch, FloatArray, Steps, Trajectory
 
 __all__ = ["ReturnSettings", "make_batch"]
 
@@ -62,7 +62,22 @@ def make_batch(
         values=_laid_out([foreseen[position] for position in kept]),
         trajectory_turns=tuple(len(trajectories[position].turns) for position in kept),
         metrics=estimates.metrics,
+        steps=_steps([trajectories[one] for one in kept], settings) if isinstance(algorithm, Bootstraps) else None,
     )
+
+
+def _steps(trajectories: Sequence[Trajectory], settings: ReturnSettings) -> Steps:
+    """Say what followed every turn: the next one's prompt, or, behind the last, that of the state it led to."""
+    rewards = [turn.reward * settings.reward_scale for one in trajectories for turn in one.turns]
+    next_prompts = [
+        prompt
+        for one in trajectories
+        for prompt in (
+            *(turn.prompt_ids for turn in one.turns[1:]),
+            None if one.turns[-1].terminated else one.final_prompt_ids,
+        )
+    ]
+    return Steps(np.array(rewards, np.float32), settings.gamma, tuple(next_prompts))
 
 
 def _laid_out(columns: Sequence[FloatArray]) -> FloatArray:

@@ -31,6 +31,10 @@ class CollectSettings:
             policy that learns would take it, up to correction_limit; "masked" leaves those out whose weight is above
             that or below its inverse; "none" measures ratios against the policy that took them, and weights nothing.
         correction_limit: largest weight that counts as it is, at least 1; larger is less biased, and noisier.
+        datasets: Minari datasets, as `llmgym demos` writes them, by their names or the paths of their folders. Where
+            there are any, nothing is played: an update takes as many of their episodes as it would collect, all in
+            turn, in an order that is drawn anew each time. For algorithms that learn from what others did, such as
+            ilql.
     """
 
     num_envs: int = 32
@@ -38,6 +42,7 @@ class CollectSettings:
     episodes_per_update: int = 1
     group_size: int = 8
     barrier: bool = True
+    datasets: tuple[str, ...] = ()
     staleness: int = 0
     correction: Literal["truncated", "masked", "none"] = "truncated"
     correction_limit: float = 2.0
@@ -60,6 +65,11 @@ def check_staleness(collect: CollectSettings, *, shares_gpu: bool) -> None:
         raise ConfigError(
             f"Expected engine.shares_gpu=false with collect.staleness={collect.staleness}, found true: an engine that "
             "sleeps while the learner works cannot collect meanwhile. Change one of them."
+        )
+    if collect.staleness and collect.datasets:
+        raise ConfigError(
+            f"Expected collect.staleness=0 with collect.datasets, found {collect.staleness}: nothing is played that "
+            "learning could overlap with. Leave one of them out."
         )
     if not collect.correction_limit >= 1:
         raise ConfigError(

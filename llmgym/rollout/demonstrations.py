@@ -162,17 +162,22 @@ def demonstrate(
             )
 
 
-def retell(episodes: Iterable[Episode], speaker: Speaker) -> Iterator[Trajectory]:
+def retell(episodes: Iterable[Episode], speaker: Speaker, *, takes_advice: bool = True) -> Iterator[Trajectory]:
     """Yield recorded episodes as trajectories, as if the learner had played them with log-probability 0.
 
     No environment is needed: the texts are told again in the learner's own prompts. Where an expert's advice was noted
     beside what was done, the advice is each turn's action, and the prompts tell what was done.
+
+    Args:
+        episodes: what was recorded.
+        speaker: tells them.
+        takes_advice: whether advice counts; without, each turn's action is what was done, to which its reward belongs.
     """
     history = speaker.make_history()
     for episode in episodes:
         history.begin(episode.mission, episode.texts[0], episode.candidates[0])
         turns: list[Turn] = []
-        advised = episode.infos.get(ADVISED, episode.actions)
+        advised = episode.infos.get(ADVISED, episode.actions) if takes_advice else episode.actions
         for step, action in enumerate(episode.actions):
             terminated = bool(episode.terminations[step])
             outcome = Outcome(

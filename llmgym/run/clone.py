@@ -37,7 +37,7 @@ def clone_expert(config: RunConfig, model: str, reporter: Reporter, log: Path) -
     """
     # Torch takes seconds to import; whoever only asks for the expert does without.
     from llmgym.algorithms import BehaviourCloning
-    from llmgym.learner import Learner, ValueHead
+    from llmgym.learner import Learner, heads_for
 
     clone, settings = config.clone, config.learner
     learner = Learner(
@@ -45,7 +45,7 @@ def clone_expert(config: RunConfig, model: str, reporter: Reporter, log: Path) -
         lora=settings.lora,
         trained=settings.trained,
         load_in_4bit=settings.load_in_4bit,
-        heads={"value": ValueHead},
+        heads=heads_for(config.make_algorithm(), trunk=settings.critic),
         algorithm=BehaviourCloning(1, clone.minibatch_turns, clone.value_coef, clone.text_coef),
         acting=config.acting,
         learning_rate=clone.learning_rate,

@@ -37,7 +37,7 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> EvalResult
     defaults = RunConfig(env=config.env, env_settings=config.env_settings, prompt=config.prompt, acting=config.acting)
     try:
         reporter.stage("policy", None, "")
-        with open_policy(config.policy, defaults) as opened:
+        with open_policy(config.policy, defaults, beta=config.beta) as opened:
             reporter.stage(f"evaluation: {config.policy}", config.episodes, "episodes")
             started = time.monotonic()
             temperature = config.temperature

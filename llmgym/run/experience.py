@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from llmgym.algorithms.algorithm import (
     EstimatesAdvantages,
     SamplesDynamically,
     compares_groups,
+    compares_states,
     credit_of,
     needs_values,
 )
@@ -19,10 +21,14 @@ from llmgym.learner import Learner
 from llmgym.rollout.batch import ReturnSettings, make_batch
 from llmgym.rollout.player import EpisodeSeed
 from llmgym.rollout.staleness import drop_stale, mean_staleness
+from llmgym.run.clone import expert_speaker
+from llmgym.run.collecting import open_collector
+from llmgym.run.offline import OfflineCollector, read_trajectories
+from llmgym.run.report import Reporter
 from llmgym.run.seeds import training_seed
-from llmgym.types import Batch, Trajectory
+from llmgym.types import Batch, Decides, Trajectory
 
-__all__ = ["Collects", "collect_experience", "episode_seeds", "learn_from"]
+__all__ = ["Collects", "collect_experience", "episode_seeds", "learn_from", "open_experience"]
 
 ON_POLICY = CollectSettings()
 """Nothing is older than the policy that learns."""
@@ -38,6 +44,39 @@ class Collects(Protocol):
     def collect_episodes(self, num_episodes: int) -> list[Trajectory]:
         """Play whole episodes in every environment."""
         ...
+
+
+@contextmanager
+def open_experience(
+    config: RunConfig, learner: Learner, engine: Decides, num_done: int, reporter: Reporter
+) -> Iterator[Collects]:
+    """Give what a run's experience comes from, for as long as the context lasts: environments, or datasets.
+
+    Args:
+        config: of the run.
+        learner: who learns from it.
+        engine: who plays.
+        num_done: updates that were taken before.
+        reporter: who watches.
+    """
+    num_envs = config.collect.num_envs
+    if config.collect.datasets:
+        trajectories = read_trajectories(config, expert_speaker(config, learner), reporter)
+        yield OfflineCollector(trajectories, num_envs=num_envs, seed=config.seed, num_done=num_done)
+        return
+    with open_collector(
+        config.env,
+        config.env_settings,
+        num_envs,
+        engine,
+        barrier=config.collect.barrier,
+        prompt=config.prompt,
+        acting=config.acting,
+        seed=training_seed(config.seed, num_done),
+        episode_seed=episode_seeds(config, learner.algorithm, num_done),
+        keys_states=compares_states(learner.algorithm),
+    ) as collector:
+        yield collector
 
 
 def collect_experience(

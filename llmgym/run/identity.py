@@ -58,7 +58,7 @@ def run_identity(path: Path) -> Identity:
     num_steps = next((int(row["env_steps"]) for row in folder.read_metrics() if row["update"] == update), 0)
     settings = "".join(f", {name}={value}" for name, value in config.env_settings.items())
     practice = _practice(config.clone)
-    practice += [f"{num_steps:,} env steps"] if num_steps else []
+    practice += [f"{num_steps:,} {'recorded' if config.collect.datasets else 'env'} steps"] if num_steps else []
     facts = {
         "path": str(path),
         "checkpoint": checkpoint.name,

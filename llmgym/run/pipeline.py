@@ -15,13 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from llmgym.algorithms.algorithm import Algorithm, compares_states
 from llmgym.config import RunConfig
 from llmgym.engine.shared_engine import EngineTakenError, SharedEngine
 from llmgym.learner import Learner
-from llmgym.run.collecting import open_collector
-from llmgym.run.experience import collect_experience, episode_seeds
-from llmgym.run.seeds import training_seed
+from llmgym.run.experience import collect_experience, open_experience
+from llmgym.run.report import Reporter, SilentReporter
 from llmgym.types import Decides, Engine, Trajectory
 
 __all__ = ["CollectsAhead", "CollectsInTurns", "Experience", "Pipeline", "open_pipeline"]
@@ -52,45 +50,45 @@ class Pipeline(Protocol):
         """Return the experience of the next update."""
         ...
 
-    def publish(self, learner: Learner) -> dict[str, float]:
-        """Let the learner's weights collect from now on; see `Learner.publish`."""
+    def publish(self, learner: Learner, *, is_kept: bool = True) -> dict[str, float]:
+        """Let the learner's weights collect from now on; see `Learner.publish`.
+
+        Args:
+            is_kept: whether a checkpoint of them is kept. The weights of others may stay unpublished where nobody acts.
+        """
         ...
 
 
 @contextmanager
 def open_pipeline(
-    config: RunConfig, engine: Engine, algorithm: Algorithm, *, num_updates: int, num_done: int = 0
+    config: RunConfig,
+    learner: Learner,
+    engine: Engine,
+    *,
+    num_updates: int,
+    num_done: int = 0,
+    reporter: Reporter | None = None,
 ) -> Iterator[Pipeline]:
     """Collect for as long as the context lasts; no thread is left behind it.
 
     Args:
         config: of the run.
+        learner: who learns from it.
         engine: who collects.
-        algorithm: who learns from it.
         num_updates: how many updates there will be.
         num_done: updates that were taken before.
+        reporter: who watches.
     """
     staleness = config.collect.staleness
     shared = SharedEngine(engine) if staleness else None
     acts: Decides = engine if shared is None else shared
-    with open_collector(
-        config.env,
-        config.env_settings,
-        config.collect.num_envs,
-        acts,
-        barrier=config.collect.barrier,
-        prompt=config.prompt,
-        acting=config.acting,
-        seed=training_seed(config.seed, num_done),
-        episode_seed=episode_seeds(config, algorithm, num_done),
-        keys_states=compares_states(algorithm),
-    ) as collector:
+    with open_experience(config, learner, acts, num_done, reporter or SilentReporter()) as collector:
 
         def collect() -> list[Trajectory]:
-            return collect_experience(collector, algorithm, config.collect, config.returns)
+            return collect_experience(collector, learner.algorithm, config.collect, config.returns)
 
         if shared is None:
-            yield CollectsInTurns(collect, engine)
+            yield CollectsInTurns(collect, engine, acts=not config.collect.datasets)
             return
         ahead = CollectsAhead(collect, shared, staleness=staleness, num_updates=num_updates)
         try:
@@ -102,9 +100,17 @@ def open_pipeline(
 class CollectsInTurns:
     """Collects when an update asks, with the weights that were published last; meanwhile nothing is learned."""
 
-    def __init__(self, collect: Callable[[], list[Trajectory]], engine: Engine) -> None:
+    def __init__(self, collect: Callable[[], list[Trajectory]], engine: Engine, *, acts: bool = True) -> None:
+        """Be ready to collect.
+
+        Args:
+            collect: collects the experience of one update.
+            engine: who takes new weights.
+            acts: whether it is the engine that collects; recorded episodes need nobody who acts.
+        """
         self._collect = collect
         self._engine = engine
+        self._acts = acts
 
     def take(self) -> Experience:
         """Collect, and leave a GPU that is shared to the learner."""
@@ -114,10 +120,10 @@ class CollectsInTurns:
         self._engine.sleep()
         return experience
 
-    def publish(self, learner: Learner) -> dict[str, float]:
-        """Swap the weights into the engine."""
+    def publish(self, learner: Learner, *, is_kept: bool = True) -> dict[str, float]:
+        """Swap the weights into the engine, if it acts with them, or if they are kept."""
         self._engine.wake_up()
-        return learner.publish(self._engine)
+        return learner.publish(self._engine) if self._acts or is_kept else {}
 
 
 class CollectsAhead:
@@ -156,7 +162,7 @@ class CollectsAhead:
             self._raise_error()
             return self._collected.popleft()
 
-    def publish(self, learner: Learner) -> dict[str, float]:
+    def publish(self, learner: Learner, *, is_kept: bool = True) -> dict[str, float]:
         """Swap the weights between two decisions of the thread; one experience more may be begun then."""
         try:
             with self._engine.held() as engine:

@@ -51,38 +51,43 @@ class OpenPolicy:
 
 
 @contextmanager
-def open_policy(policy: str, config: RunConfig) -> Iterator[OpenPolicy]:
+def open_policy(policy: str, config: RunConfig, *, beta: float | None = None) -> Iterator[OpenPolicy]:
     """Make a policy ready to play, while the context lasts.
 
     Args:
         policy: what `serve_policy` takes, "bot" for the expert of the environment, or the folder of a baseline.
         config: what to do where the policy is no run.
+        beta: see `serve_policy`.
 
     Raises:
         LLMGymError: there is no such policy.
     """
-    agent = find_agent(policy, config.env, config.env_settings)
+    agent = None if beta is not None else find_agent(policy, config.env, config.env_settings)
     if agent is not None:
         yield OpenPolicy(policy, agent_identity(policy, agent), None)
         return
-    with serve_policy(policy, config) as served:
+    with serve_policy(policy, config, beta=beta) as served:
         is_run = RunFolder.find(Path(policy)) is not None
         identity = run_identity(Path(policy)) if is_run else model_identity(policy, served.model)
         yield OpenPolicy(policy, identity, served)
 
 
 @contextmanager
-def serve_policy(policy: str, config: RunConfig) -> Iterator[ServedPolicy]:
+def serve_policy(policy: str, config: RunConfig, *, beta: float | None = None) -> Iterator[ServedPolicy]:
     """Serve a policy while the context lasts.
 
     Args:
         policy: a run folder (its newest checkpoint counts) or the folder of one of its checkpoints, both with the
             run's own prompt, engine and acting settings; "random", "smollm2", a model folder, or a hub id.
         config: what to do where the policy is no run.
+        beta: how much the heads of a run that learned by ILQL guide it; as its algorithm says if None.
 
     Raises:
-        LLMGymError: there is no such policy.
+        LLMGymError: there is no such policy, or no head guides it.
     """
+    folder = RunFolder.find(Path(policy))
+    if beta is not None and folder is None:
+        raise ConfigError(f"Expected a run whose heads guide it for beta={beta}, found {policy!r}. Leave beta out.")
     if policy == RANDOM:
         from llmgym.engine.scripted_engine import ScriptedEngine
 
@@ -94,15 +99,16 @@ def serve_policy(policy: str, config: RunConfig) -> Iterator[ServedPolicy]:
     from llmgym.learner import Learner
     from llmgym.run.models import served_model
 
-    folder = RunFolder.find(Path(policy))
     if folder is not None:
+        from llmgym.run.guided import guided
+
         config = replace(folder.config(), env=config.env, env_settings=config.env_settings)
         _, checkpoint = folder.named_checkpoint(Path(policy))
         learner = Learner.load(checkpoint)
         model = served_model(config, folder)
         with closing(learner), load_engine(model, config.backend, **asdict(config.engine)) as engine:
             learner.publish(engine, version=learner.version)
-            yield ServedPolicy(policy, engine, config, model)
+            yield ServedPolicy(policy, guided(engine, learner, beta), config, model)
     else:
         with _unpacked(policy, config) as model, load_engine(model, config.backend, **asdict(config.engine)) as engine:
             yield ServedPolicy(policy, engine, config, model)

@@ -21,7 +21,15 @@ from llmgym.rollout.recording import Episode
 from llmgym.run.seeds import training_seed
 from llmgym.run.venv import NO_SETTINGS, make_env
 
-__all__ = ["check_demonstrations", "demonstration_seeds", "env_spec", "faded", "find_expert", "shown_episodes"]
+__all__ = [
+    "check_dataset",
+    "check_demonstrations",
+    "demonstration_seeds",
+    "env_spec",
+    "faded",
+    "find_expert",
+    "shown_episodes",
+]
 
 DEMONSTRATION_STREAM = 2**31
 LESSON_STREAM = 2**31 + 3
@@ -57,12 +65,7 @@ def check_demonstrations(config: RunConfig) -> None:
     """
     clone = config.clone
     if clone.dataset is not None:
-        found, wanted = dataset_spec(clone.dataset), env_spec(config.env, config.env_settings)
-        if (found.id, found.kwargs) != (wanted.id, wanted.kwargs):
-            raise ConfigError(
-                f"Expected a dataset of {wanted.id} {wanted.kwargs} to clone, found one of {found.id} {found.kwargs} "
-                f"in {clone.dataset}. Set env and env_settings to these, or clone.dataset to another."
-            )
+        check_dataset(config, clone.dataset, "clone.dataset")
     shown = [lesson.env_settings for lesson in clone.lessons]
     if clone.rounds or (clone.episodes and clone.dataset is None):
         shown.append({})
@@ -72,6 +75,26 @@ def check_demonstrations(config: RunConfig) -> None:
                 f"Expected an environment with an expert to clone, found {config.env!r}, which has none. Set "
                 "clone.episodes=0 and leave lessons and rounds out, or set clone.dataset to demonstrations."
             )
+
+
+def check_dataset(config: RunConfig, name: str, key: str) -> None:
+    """Refuse a dataset of another environment than a run's.
+
+    Args:
+        config: of the run.
+        name: of the dataset, or the path of its folder.
+        key: the setting that names it.
+
+    Raises:
+        ConfigError: the environments differ.
+        DatasetError: there is no such dataset.
+    """
+    found, wanted = dataset_spec(name), env_spec(config.env, config.env_settings)
+    if (found.id, found.kwargs) != (wanted.id, wanted.kwargs):
+        raise ConfigError(
+            f"Expected a dataset of {wanted.id} {wanted.kwargs} to learn from, found one of {found.id} {found.kwargs} "
+            f"in {name}. Set env and env_settings to these, or {key} to another."
+        )
 
 
 def demonstration_seeds(seed: int) -> Iterator[int]:

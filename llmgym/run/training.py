@@ -24,9 +24,11 @@ from llmgym.run.clone import clone_expert
 from llmgym.run.correcting import correct_clone
 from llmgym.run.experience import learn_from
 from llmgym.run.folder import RunFolder, write_whole
+from llmgym.run.guided import guided
 from llmgym.run.measure import measure_agent, measure_engine
 from llmgym.run.metrics import MetricsLog, RunningEpisodes, unparsed_share
 from llmgym.run.models import check_model, prepare_model, served_model
+from llmgym.run.offline import check_offline
 from llmgym.run.pipeline import Experience, open_pipeline
 from llmgym.run.plot import plot_learning_curve
 from llmgym.run.report import Reporter, SilentReporter
@@ -84,7 +86,7 @@ def train(
                 optimizer=run.config.learner.optimizer,
             )
             _reinforce(run, learner, engine, num_done, started - seconds_before)
-            _measure_trained(run, engine)
+            _measure_trained(run, guided(engine, learner))
         return _conclude(run, seconds_before + time.monotonic() - started)
     finally:
         reporter.close()
@@ -115,11 +117,13 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
     config, folder = run.config, run.folder
     episodes = RunningEpisodes(config.collect.num_envs)
     env_steps = next((row["env_steps"] for row in reversed(folder.read_metrics())), 0)
-    opened = open_pipeline(config, engine, learner.algorithm, num_updates=config.updates - num_done, num_done=num_done)
-    run.reporter.stage("reinforcement learning", config.updates, "updates")
+    opened = open_pipeline(
+        config, learner, engine, num_updates=config.updates - num_done, num_done=num_done, reporter=run.reporter
+    )
     done, is_learning = num_done, False
     try:
         with opened as pipeline, MetricsLog(folder) as log:
+            run.reporter.stage("reinforcement learning", config.updates, "updates")
             for update in range(num_done + 1, config.updates + 1):
                 begun = time.monotonic()
                 experience = pipeline.take()
@@ -129,7 +133,8 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
                 learner.scale_learning_rate(config.learner.learning_rate_factor(update, config.updates))
                 metrics = learn_from(trajectories, learner, config.returns, config.collect)
                 learned = time.monotonic()
-                swap = pipeline.publish(learner)
+                is_kept = update % config.checkpoint_every == 0 or update == config.updates
+                swap = pipeline.publish(learner, is_kept=is_kept)
                 env_steps += experience.num_env_steps
                 row = {
                     "update": update,
@@ -144,7 +149,7 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
                 }
                 log.write(row)
                 done, is_learning = update, False
-                if update % config.checkpoint_every == 0 or update == config.updates:
+                if is_kept:
                     write_trajectories(folder.trajectories / f"update-{update:06d}.jsonl", trajectories)
                     learner.save(folder.checkpoint(update))
                 run.reporter.advance(update, row)
@@ -180,6 +185,7 @@ def _open(config: RunConfig, path: Path, reporter: Reporter, resume: bool) -> _R
         load_parser(config.acting.parser)
     if not resume:
         check_demonstrations(config)
+        check_offline(config)
         folder = RunFolder.create(path, config)
     return _Run(config, folder, reporter)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from llmgym.algorithms import ALGORITHMS, Algorithm, Outputs, Targets
+from llmgym.algorithms import ALGORITHMS, Algorithm, Outputs, Targets, Transitions
 from llmgym.algorithms.algorithm import ReadsText
 from llmgym.algorithms.dr_grpo import DrGRPO
 from llmgym.algorithms.grpo import GRPO
@@ -20,7 +21,9 @@ LENGTHS = (1.0, 3.0, 3.0, 3.0, 2.0, 2.0)
 
 def make_outputs(logprobs: torch.Tensor) -> Outputs:
     values = torch.linspace(-1, 1, len(logprobs))
-    return Outputs(logprobs, torch.zeros(len(logprobs), 0), -logprobs, {"value": values})
+    qs = values[:, None] + torch.tensor([0.3, -0.2, -torch.inf])
+    heads = {"value": values, "q1": qs, "q2": -qs.flip(0).abs(), "target_q1": qs + 1, "target_q2": qs.abs()}
+    return Outputs(logprobs, torch.zeros(len(logprobs), 0), -logprobs, heads)
 
 
 def make_targets(behaviour: torch.Tensor, advantages: torch.Tensor) -> Targets:
@@ -37,17 +40,21 @@ def make_targets(behaviour: torch.Tensor, advantages: torch.Tensor) -> Targets:
         trajectory_units=torch.tensor(LENGTHS),
         num_trajectories=3.0,
         reference_logprobs=behaviour - 0.1,
+        transitions=Transitions(advantages, ones / 2, behaviour, ones > 0),
     )
 
 
 def part(outputs: Outputs, targets: Targets, start: int, stop: int) -> tuple[Outputs, Targets]:
     cut = slice(start, stop)
-    columns = {
+    columns: dict[str, Any] = {
         name: getattr(targets, name)[cut]
         for name in Targets.__slots__
         if isinstance(getattr(targets, name), torch.Tensor)
     }
     heads = {name: value[cut] for name, value in outputs.heads.items()}
+    after = targets.transitions
+    assert after is not None
+    columns["transitions"] = Transitions(*(getattr(after, name)[cut] for name in Transitions.__slots__))
     return (
         Outputs(outputs.logprobs[cut], outputs.action_logprobs[cut], outputs.entropies[cut], heads),
         replace(targets, **columns),
@@ -77,7 +84,7 @@ def test_parts_add_up_to_the_loss_its_gradient_and_its_metrics(name: str) -> Non
     assert sums == pytest.approx({key: float(metric) for key, metric in metrics.items()}, rel=1e-5, abs=1e-7)
 
 
-@pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - {"clone", "rejection"}))
+@pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - {"clone", "rejection", "ilql"}))
 def test_without_an_advantage_the_policy_is_left_alone(name: str) -> None:
     logprobs = torch.tensor([-0.5, -1.0, -0.1, -2.0, -0.7, -0.2], requires_grad=True)
     targets = make_targets(logprobs.detach(), torch.zeros(6))

@@ -153,5 +153,6 @@ def test_a_checkpoint_says_what_it_is_in_json(make_model: Make, tmp_path: Path) 
         "name": "clone",
         "settings": {"epochs": 2, "minibatch_turns": 8, "value_coef": 0.0, "text_coef": 0.0},
     }
-    assert record["heads"] == {"value": {"class": "ValueHead", "width": 256}}
+    saved = {"class": "ValueHead", "width": 256, "reads": "state", "trunk": "shared"}
+    assert record["heads"] == {"value": saved}
     assert np.random.default_rng(0).bit_generator.state == record["rng_state"]

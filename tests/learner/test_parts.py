@@ -13,7 +13,7 @@ from llmgym.errors import LearnerError
 from llmgym.learner import LoraSettings, ValueHead, whole_folder
 from llmgym.learner.attention import packed_attention
 from llmgym.learner.denormals import flushed_denormals
-from llmgym.learner.heads import build_heads
+from llmgym.learner.heads import build_heads, head_values
 from llmgym.learner.minibatch import check_batch, open_ledger, split_minibatches
 from llmgym.learner.policy import Policy, load_model
 from llmgym.learner.row import build_rows
@@ -53,10 +53,9 @@ def test_what_is_no_module_is_refused_as_a_head() -> None:
         build_heads({"value": lambda size: 3}, 8)  # type: ignore[arg-type, return-value]
 
 
-def test_a_head_of_the_wrong_shape_is_told(make_model: Callable[[str], Any]) -> None:
-    policy = Policy(load_model(make_model("llama")), {"value": nn.Linear(32, 1)}, None)
+def test_a_head_of_the_wrong_shape_is_told() -> None:
     with pytest.raises(LearnerError, match=r"head 'value' to return one number a state, .* got shape \(3, 1\)"):
-        policy.head_values(torch.zeros(3, 32))
+        head_values("value", nn.Linear(32, 1), torch.zeros(3, 32))
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

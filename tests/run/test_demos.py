@@ -194,7 +194,7 @@ def test_a_dataset_of_another_environment_is_not_cloned(tmp_path: Path) -> None:
     clone = CloneSettings(dataset="mine/dry-v0")
     check_demonstrations(small_run(LAKE, clone, env_settings={"is_slippery": False}))
     with pytest.raises(
-        ConfigError, match=r"Expected a dataset of llmgym/FrozenLake-v0 \{\} to clone, found one of .*Fal"
+        ConfigError, match=r"Expected a dataset of llmgym/FrozenLake-v0 \{\} to learn from, found one of .*Fal"
     ):
         llmgym.train(small_run(LAKE, clone), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"Expected a dataset of llmgym/BabyAI-.* found one of llmgym/FrozenLake-v0"):

@@ -172,9 +172,9 @@ class Breaks(gym.Wrapper[Any, Any, Any, Any]):
 def test_an_error_in_the_collecting_thread_ends_the_run_with_its_own_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, barrier: bool
 ) -> None:
-    from llmgym.run import pipeline
+    from llmgym.run import experience
 
-    open_collector = pipeline.open_collector
+    open_collector = experience.open_collector
 
     class Breaking:
         """Wraps every environment of a collector."""
@@ -191,7 +191,7 @@ def test_an_error_in_the_collecting_thread_ends_the_run_with_its_own_message(
     def open_breaking(*arguments: Any, **settings: Any) -> Any:
         return open_collector(*arguments, **settings, telling=Breaking())
 
-    monkeypatch.setattr(pipeline, "open_collector", open_breaking)
+    monkeypatch.setattr(experience, "open_collector", open_breaking)
     config = small_config(2, collect=replace(small_config(2).collect, barrier=barrier))
     with pytest.raises(EnvError, match=r"Expected a lake, found none\. Wait for winter\."):
         llmgym.train(config, tmp_path / "run")
