@@ -210,9 +210,8 @@ def test_a_separate_critic_and_the_policy_leave_each_other_alone(
     learner = Learner(make_model(), lora=lora, heads={"value": noisy_value}, algorithm=algorithm, learning_rate=1e-2)
     before = {name: value.detach().clone() for name, value in learner.policy.named_parameters()}
     learner.update(make_batch())
-    moved = {
-        name.split(".")[0] for name, value in learner.policy.named_parameters() if not same_as(value, before[name])
-    }
+    named = dict(learner.policy.named_parameters())
+    moved = {name.split(".")[0] for name, value in named.items() if not same_as(value, before[name])}
     assert moved == ({"model"} if learns == "policy" else {"critic", "heads"})
     frozen = [name for name, value in named.items() if not value.requires_grad]
     assert bool(frozen) == (lora is not None)
