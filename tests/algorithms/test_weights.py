@@ -13,7 +13,8 @@ from torch import Tensor
 from llmgym.algorithms import ALGORITHMS, GRPO, PPO, Algorithm, Outputs, Targets
 from llmgym.algorithms.reinforce_pp import ReinforcePP
 
-ACTING = sorted(set(ALGORITHMS) - {"clone"})
+ACTING = sorted(set(ALGORITHMS) - {"clone", "ilql"})
+"""Those that learn from what their own policy drew: the other two imitate whoever acted."""
 
 
 def make_targets(**changes: Tensor) -> Targets:
