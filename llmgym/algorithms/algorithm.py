@@ -69,6 +69,9 @@ class Algorithm(Protocol):
 
         Both are `targets.mean` of something per unit, or one of its like, or a sum of such: parts of a minibatch are
         added up.
+
+        What is an expectation over draws goes through `targets.weighted` first, where `collect.staleness` is to be
+        corrected for.
         """
         ...
 
