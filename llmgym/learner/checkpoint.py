@@ -26,6 +26,7 @@ from llmgym.errors import LearnerError
 from llmgym.learner.freezing import TrainedSettings
 from llmgym.learner.heads import HeadSpec, ValueHead
 from llmgym.learner.lora import LoraSettings
+from llmgym.learner.non_finite import OnNonFinite
 from llmgym.learner.policy import Policy
 from llmgym.learner.settings import OptimizerName
 from llmgym.settings import from_dict
@@ -45,6 +46,7 @@ class Settings:
         load_in_4bit: whether its weights have 4 bits.
         optimizer: which.
         trained: which of the model's own weights learn; None for all.
+        on_non_finite: what to do about a loss or gradient that is not finite.
     """
 
     source: str | None
@@ -60,6 +62,7 @@ class Settings:
     load_in_4bit: bool = False
     optimizer: OptimizerName = "adamw"
     trained: TrainedSettings | None = None
+    on_non_finite: OnNonFinite = "stop"
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `Learner` that make a learner with these settings."""

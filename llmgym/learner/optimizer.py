@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from llmgym.errors import LearnerError
 from llmgym.learner.muon import AdamWithMuon
+from llmgym.learner.non_finite import NonFiniteError
 from llmgym.learner.policy import Policy
 from llmgym.learner.settings import OptimizerName
 
@@ -104,25 +105,26 @@ def take_step(optimizer: torch.optim.Optimizer, policy: Policy, max_grad_norm: f
         max_grad_norm: longest gradient that is not scaled down, above 0; None for no limit.
 
     Raises:
-        LearnerError: the gradient is not finite; the parameters are left as they were.
+        NonFiniteError: the gradient is not finite; the parameters are left as they were.
     """
     named = learned_parameters(policy)
-    # A list: the norm is taken first and the scaling second, and a generator would be empty by then.
     parameters = [parameter for parameter in named.values() if parameter.grad is not None]
-    limit = float("inf") if max_grad_norm is None else max_grad_norm
-    norm = float(nn.utils.clip_grad_norm_(parameters, limit))
-    if norm != norm or norm == float("inf"):
-        broken = next(
-            (n for n, p in named.items() if p.grad is not None and not bool(torch.isfinite(p.grad).all())), "the norm"
-        )
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if not bool(torch.isfinite(norm)):
+        # Looked for before anything is scaled: scaling by a norm of NaN would spread it to every parameter.
+        broken = [n for n, p in named.items() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
         optimizer.zero_grad(set_to_none=True)
-        raise LearnerError(
-            f"Expected a finite gradient, got norm {norm}, first in {broken}. The step was not taken. Lower the "
-            "learning rate, or check the batch's returns."
+        raise NonFiniteError(
+            f"Expected a finite gradient, got norm {float(norm)}, first in {broken[0] if broken else 'the norm'} "
+            f"({len(broken)} of {len(parameters)} parameters). The step was not taken. Lower the learning rate, or "
+            "check the batch's returns.",
+            tuple(broken),
         )
+    if max_grad_norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return norm
+    return float(norm)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, policy: Policy) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from llmgym.learner.freezing import TrainedSettings
 from llmgym.learner.lora import LoraSettings
+from llmgym.learner.non_finite import OnNonFinite
 
 __all__ = ["LearnerSettings", "OptimizerName"]
 
@@ -32,6 +33,8 @@ class LearnerSettings:
         weight_decay: at least 0.
         optimizer: "adamw", or "muon", which learns a model's matrices from scratch with fewer samples.
         max_grad_norm: gradients longer than this are shortened to it.
+        on_non_finite: what happens where a loss or gradient is NaN or infinite: "stop" ends the run, "skip" leaves the
+            step out and counts it (skipped_steps). Either way the batch is kept in the run folder, under broken/.
         num_threads: of torch on a CPU; 0 takes all cores.
         max_tokens_per_microbatch: tokens computed at once, padding included; fewer take less memory.
     """
@@ -47,6 +50,7 @@ class LearnerSettings:
     weight_decay: float = 0.0
     optimizer: OptimizerName = "adamw"
     max_grad_norm: float = 0.5
+    on_non_finite: OnNonFinite = "stop"
     num_threads: int = 0
     max_tokens_per_microbatch: int = 4096
 

@@ -21,6 +21,7 @@ from llmgym.engine.parser import load_parser
 from llmgym.learner import Learner
 from llmgym.rollout.store import write_trajectories
 from llmgym.run.agents import RANDOM, RandomAgent
+from llmgym.run.broken import kept_if_broken
 from llmgym.run.clone import clone_expert
 from llmgym.run.collecting import open_collector
 from llmgym.run.correcting import correct_clone
@@ -141,7 +142,8 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
                 is_learning = True
                 engine.sleep()
                 learner.scale_learning_rate(config.learner.learning_rate_factor(update, config.updates))
-                metrics = learn_from(trajectories, learner, config.returns)
+                with kept_if_broken(folder.broken, f"update-{update:06d}", learner, trajectories, run.reporter):
+                    metrics = learn_from(trajectories, learner, config.returns)
                 learned = time.monotonic()
                 engine.wake_up()
                 swap = learner.publish(engine)
