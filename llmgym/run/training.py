@@ -18,6 +18,7 @@ from llmgym.algorithms.algorithm import compares_states
 from llmgym.config import RunConfig
 from llmgym.engine import check_engine, load_engine
 from llmgym.engine.parser import load_parser
+from llmgym.errors import EnvError
 from llmgym.learner import Learner
 from llmgym.rollout.store import write_trajectories
 from llmgym.run.agents import RANDOM, RandomAgent
@@ -165,7 +166,7 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
                     write_trajectories(folder.trajectories / f"update-{update:06d}.jsonl", trajectories)
                     learner.save(folder.checkpoint(update))
                 run.reporter.advance(update, row)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EnvError):
         # In the middle of an update the weights are neither the old nor the new ones: then the last checkpoint counts.
         if not is_learning:
             learner.save(folder.checkpoint(done))
