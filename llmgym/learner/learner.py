@@ -18,14 +18,16 @@ from llmgym.learner.evaluation import checked_policy
 from llmgym.learner.folder import whole_folder
 from llmgym.learner.freezing import TrainedSettings
 from llmgym.learner.heads import DEFAULT_HEADS, HeadSpec
+from llmgym.learner.loading import load_model, load_tokenizer
 from llmgym.learner.lora import LoraSettings
 from llmgym.learner.non_finite import NonFiniteError, OnNonFinite
 from llmgym.learner.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors, set_model_rate
-from llmgym.learner.policy import Policy, load_model, load_tokenizer
+from llmgym.learner.policy import Policy
+from llmgym.learner.precision import CANARY_TOLERANCES
 from llmgym.learner.publishing import publish_policy
 from llmgym.learner.reference import Reference
 from llmgym.learner.row import Row
-from llmgym.learner.settings import OptimizerName
+from llmgym.learner.settings import OptimizerName, Precision
 from llmgym.learner.threads import at_work, default_num_threads
 from llmgym.learner.update import Update, run_update
 from llmgym.sync import AdapterPublisher, check_canary, random_canary
@@ -46,7 +48,6 @@ class Learner:
     """
 
     version: int = 0
-    canary_tolerance: float = 1e-3
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Learner:
         lora: LoraSettings | None = None,
         trained: TrainedSettings | None = None,
         load_in_4bit: bool = False,
+        precision: Precision = "float32",
         heads: Mapping[str, HeadSpec] = DEFAULT_HEADS,
         algorithm: Algorithm | None = None,
         acting: Acting | None = None,
@@ -66,6 +68,7 @@ class Learner:
         on_non_finite: OnNonFinite = "stop",
         max_tokens_per_microbatch: int = 4096,
         num_threads: int | None = None,
+        canary_tolerance: float | None = None,
         seed: int = 0,
         device: str | None = None,
         eos_token_id: int | None = None,
@@ -74,20 +77,20 @@ class Learner:
 
         Args:
             model: a folder, a hub id, or a transformers PreTrainedModel (of which a copy is taken).
-            lora: learn an adapter of this kind; None learns the model's own weights.
-            trained: which of these learn; all if None.
+            lora, trained: learn an adapter of this kind, or, if None, the model's own weights, these or all.
             load_in_4bit: pack the weights under the adapter into 4 bits (NF4): far less memory, and slower.
+            precision: "float32", or "bf16" for matrix products in bfloat16: see `llmgym.learner.precision`.
             heads: name to module over hidden states, or to a callable that makes one from hidden_size.
             algorithm: the loss and how often to take it; PPO by default.
             acting: how actions are drawn; the same as the engine's.
-            learning_rate: of the model's weights or of its adapter.
-            head_learning_rate: of the heads; learning_rate if None.
+            learning_rate, head_learning_rate: of the model or its adapter, and of the heads; the same if None.
             weight_decay: at least 0; larger pulls weights to 0.
-            optimizer: "adamw", or "muon", which learns a model's matrices from scratch with fewer samples.
+            optimizer: "adamw", "muon" or one of bitsandbytes: see `llmgym.learner.settings.LearnerSettings`.
             max_grad_norm: longest gradient that is not scaled down; None for no limit.
             on_non_finite: "stop" with an error at a loss or gradient that is not finite, or "skip" its step.
             max_tokens_per_microbatch: tokens of one forward pass, padding included; more needs more memory.
             num_threads: torch's threads while the learner works; all that the process may use if None or 0.
+            canary_tolerance: of engine and learner, in nats; as much as the precision rounds if None.
             seed: of the heads, the adapter, and the order of minibatches.
             device: where the model is put; a GPU if there is one, by default.
             eos_token_id: ends candidates that are a prefix of another, if acting is "constrained"; the model's if None.
@@ -98,8 +101,9 @@ class Learner:
         self.acting = checked_acting(acting or Acting())
         self._num_threads = num_threads or default_num_threads()
         with at_work(self._num_threads):
-            loaded = load_model(model, device=device, load_in_4bit=load_in_4bit)
-            self.policy = checked_policy(Policy(loaded, heads, lora, trained=trained, seed=seed))
+            formats: dict[str, Any] = {"load_in_4bit": load_in_4bit, "precision": precision}
+            loaded = load_model(model, device=device, has_adapter=lora is not None, **formats)
+            self.policy = checked_policy(Policy(loaded, heads, lora, trained=trained, precision=precision, seed=seed))
         self._settings = Settings(
             source=str(model) if isinstance(model, str | Path) else None,
             algorithm=algorithm or PPO(),
@@ -111,12 +115,14 @@ class Learner:
             max_tokens=max_tokens_per_microbatch,
             eos_token_id=self.policy.eos_token_id if eos_token_id is None else eos_token_id,
             lora=lora,
-            load_in_4bit=load_in_4bit,
             optimizer=optimizer,
             trained=trained,
             on_non_finite=on_non_finite,
+            **formats,
+            canary_tolerance=canary_tolerance,
         )
         self.canary = random_canary(self.policy.vocab_size, max_tokens=min(80, self.policy.max_positions))
+        self.canary_tolerance = CANARY_TOLERANCES[precision] if canary_tolerance is None else canary_tolerance
         self.skipped: list[NonFiniteError] = []
         self._rng = np.random.default_rng(seed)
         self._publisher = AdapterPublisher()
@@ -135,11 +141,7 @@ class Learner:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer beside the model; the learner itself sees token ids only.
-
-        Raises:
-            LearnerError: the model was given as a module, or has no tokenizer beside it.
-        """
+        """The tokenizer beside the model, or a LearnerError: the learner itself sees token ids only."""
         return load_tokenizer(self._settings.source)
 
     def set_algorithm(
@@ -151,7 +153,6 @@ class Learner:
         and reference stay as they are: a resumed run goes on to the same numbers.
 
         Args:
-            algorithm: the loss and how often to take it.
             learning_rate, optimizer: of the model, and which; as before if None.
         """
         before = self._settings
@@ -269,8 +270,7 @@ class Learner:
         Args:
             folder: what `save` wrote.
             model: the base model, where it is no longer where the checkpoint says.
-            heads: the same as when it was saved; may be left out where all are `ValueHead`.
-            algorithm: the same as when it was saved; may be left out where it is one of llmgym's.
+            heads, algorithm: as when it was saved; may be left out where all are `ValueHead`, and one of llmgym's.
             num_threads, device: see `Learner`.
 
         Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -102,7 +103,7 @@ def run_update(
         the algorithm's metrics (means over turns of all epochs), and
         loss, grad_norm: before clipping, means of the steps;
         behaviour_gap: largest difference, in the first minibatch before its step, between an action's log-probability
-            here and when it was taken: 0 where engine and learner agree;
+            here and when it was taken: 0 where engine and learner agree and there is no dropout;
         explained_variance: of the returns by the head "value", during the first epoch;
         epochs, steps, skipped_steps: how many; skipped were those with a loss or gradient that was not finite.
 
@@ -129,7 +130,8 @@ def run_update(
         epoch = _Meter()
         for minibatch in split_minibatches(rows, algorithm.minibatch_turns, rng):
             try:
-                metrics = _step(policy, optimizer, minibatch, ledger, update=update, seen=seen)
+                with _dropout(policy, rng):
+                    metrics = _step(policy, optimizer, minibatch, ledger, update=update, seen=seen)
             except NonFiniteError as error:
                 error.turns = tuple(batch.turns[index] for row in minibatch for index in row.state_indices)
                 if update.on_non_finite == "stop":
@@ -191,6 +193,13 @@ def _step(
     except NonFiniteError as error:
         error.metrics = found
         raise
+
+
+def _dropout(policy: Policy, rng: np.random.Generator) -> AbstractContextManager[None]:
+    """Return a context of one step, in which the adapter's dropout works if it has any; only then is a seed drawn."""
+    if policy.lora is None or policy.lora.dropout == 0:
+        return nullcontext()
+    return policy.dropping_out(int(rng.integers(2**62)))
 
 
 def _explained_variance(values: FloatArray, returns: FloatArray) -> float:

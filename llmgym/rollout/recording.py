@@ -88,8 +88,8 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
         """Take a step, and note it.
 
         Raises:
-            EnvError: the action is a text that is none of `info["actions"]`, the reward is no finite number, or there is
-                no episode.
+            EnvError: the action is a text that is none of `info["actions"]`, the reward is no finite number, or there
+                is no episode.
         """
         if self._now is None:
             raise EnvError("Expected an episode to record a step of, found none. Reset the environment first.")

@@ -46,6 +46,8 @@ def clone_expert(config: RunConfig, model: str, reporter: Reporter, log: Path) -
         lora=settings.lora,
         trained=settings.trained,
         load_in_4bit=settings.load_in_4bit,
+        precision=settings.precision,
+        canary_tolerance=settings.canary_tolerance,
         heads={"value": ValueHead},
         algorithm=BehaviourCloning(1, clone.minibatch_turns, clone.value_coef, clone.text_coef),
         acting=config.acting,

@@ -38,7 +38,7 @@ def make_venv(env_id: str, num_envs: int, settings: Mapping[str, Any] = NO_SETTI
             return gym.make_vec(env_id, num_envs, "vector_entry_point", **mode, **settings)
         numbers = count()
 
-        def watch(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        def watch(env: gym.Env[Any, Any]) -> RewardsChecked:
             return RewardsChecked(env, next(numbers))
 
         return gym.make_vec(env_id, num_envs, "sync", vector_kwargs=mode, wrappers=[watch], **settings)
