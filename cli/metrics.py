@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 __all__ = ["percent", "shown_metrics", "sparkline"]
 
 _FORMS = {
+    "skipped_steps": ("SKIPPED STEPS", "{:.0f}"),
     "success": ("success", "{:.1%}"),
     "return": ("return", "{:.3f}"),
     "unparsed": ("unparsed", "{:.1%}"),
@@ -27,12 +28,13 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 def shown_metrics(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Return label and text of the metrics worth showing.
+    """Return label and text of the metrics worth showing; skipped steps only where there are any.
 
     >>> shown_metrics({"success": 0.5, "grad_norm": 1.0, "env_steps_per_second": 1234.5})
     [('success', '50.0%'), ('env steps/s', '1,234')]
     """
-    return [(label, form.format(metrics[name])) for name, (label, form) in _FORMS.items() if name in metrics]
+    shown = {name: value for name, value in metrics.items() if value or name != "skipped_steps"}
+    return [(label, form.format(shown[name])) for name, (label, form) in _FORMS.items() if name in shown]
 
 
 def percent(share: float) -> str:

@@ -24,8 +24,9 @@ from llmgym.algorithms import PPO
 from llmgym.bench.report import Report, best_seconds, make_report
 from llmgym.learner.evaluation import evaluate_scores
 from llmgym.learner.learner import Learner
+from llmgym.learner.loading import load_model
 from llmgym.learner.packing import build_pack
-from llmgym.learner.policy import Policy, load_model
+from llmgym.learner.policy import Policy
 from llmgym.learner.row import Row, build_rows, group_rows
 from llmgym.learner.threads import at_work, default_num_threads
 from llmgym.types import Batch, TokenIds, Turn

@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from llmgym.learner.heads import HeadSpec, ValueHead, heads_for
     from llmgym.learner.learner import Learner
     from llmgym.learner.lora import LoraSettings
+    from llmgym.learner.non_finite import NonFiniteError
 
-__all__ = ["HeadSpec", "Learner", "LoraSettings", "ValueHead", "heads_for", "whole_folder"]
+__all__ = ["HeadSpec", "Learner", "LoraSettings", "NonFiniteError", "ValueHead", "heads_for", "whole_folder"]
 
 _HOMES = {
     "HeadSpec": "heads",
     "Learner": "learner",
     "LoraSettings": "lora",
+    "NonFiniteError": "non_finite",
     "ValueHead": "heads",
     "heads_for": "heads",
     "whole_folder": "folder",

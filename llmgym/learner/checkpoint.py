@@ -28,8 +28,9 @@ from llmgym.learner.critic import critic_tensors, load_critic
 from llmgym.learner.freezing import TrainedSettings
 from llmgym.learner.heads import HeadSpec, ValueHead
 from llmgym.learner.lora import LoraSettings
+from llmgym.learner.non_finite import OnNonFinite
 from llmgym.learner.policy import Policy
-from llmgym.learner.settings import OptimizerName
+from llmgym.learner.settings import OptimizerName, Precision
 from llmgym.learner.target_heads import TargetHead
 from llmgym.settings import from_dict
 from llmgym.types import Acting
@@ -48,6 +49,9 @@ class Settings:
         load_in_4bit: whether its weights have 4 bits.
         optimizer: which.
         trained: which of the model's own weights learn; None for all.
+        on_non_finite: what to do about a loss or gradient that is not finite.
+        precision: what the model computes in.
+        canary_tolerance: largest difference on the canary; None for that of the precision.
     """
 
     source: str | None
@@ -63,6 +67,9 @@ class Settings:
     load_in_4bit: bool = False
     optimizer: OptimizerName = "adamw"
     trained: TrainedSettings | None = None
+    on_non_finite: OnNonFinite = "stop"
+    precision: Precision = "float32"
+    canary_tolerance: float | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `Learner` that make a learner with these settings."""

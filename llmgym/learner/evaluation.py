@@ -16,6 +16,7 @@ from llmgym.learner.distribution import action_logprobs, entropies, free_draws, 
 from llmgym.learner.head_reading import read_head_at, read_heads, read_heads_at
 from llmgym.learner.packing import Pack
 from llmgym.learner.policy import Policy
+from llmgym.learner.precision import SCORE_TOLERANCES, autocast
 from llmgym.learner.reading import Reading
 from llmgym.types import Acting
 
@@ -183,7 +184,7 @@ def _read_draws(policy: Policy, hidden_states: Tensor, pack: Pack, acting: Actin
 
 
 @torch.no_grad()
-def checked_policy(policy: Policy, *, tolerance: float = 1e-3) -> Policy:
+def checked_policy(policy: Policy, *, tolerance: float | None = None) -> Policy:
     """Return a policy, unless a packed row differs from the model's own plain forward pass on a few tokens.
 
     Some models read positions or masks in their own way, or change the logits behind the output embeddings: those
@@ -195,6 +196,7 @@ def checked_policy(policy: Policy, *, tolerance: float = 1e-3) -> Policy:
     from llmgym.learner.packing import build_pack
     from llmgym.learner.row import build_rows
 
+    tolerance = SCORE_TOLERANCES[policy.precision] if tolerance is None else tolerance
     vocab_size = policy.causal_model.get_input_embeddings().weight.shape[0]
     ids = [int(token) for token in np.random.default_rng(0).integers(vocab_size, size=9)]
     prompt, (a, b, c, d) = np.array(ids[:5], np.int32), ids[5:]
@@ -219,7 +221,8 @@ def _plain_score(policy: Policy, context: list[int], candidate: tuple[int, ...])
     input_ids = torch.tensor([[*context, *candidate]], device=policy.device)
     policy.causal_model.set_attn_implementation(policy.plain_attention)
     try:
-        logits = policy.causal_model(input_ids=input_ids, use_cache=False).logits[0].float()
+        with autocast(policy.precision, policy.device):
+            logits = policy.causal_model(input_ids=input_ids, use_cache=False).logits[0].float()
     finally:
         use_packed_attention(policy.causal_model)
     logprobs = torch.log_softmax(logits[len(context) - 1 : -1], dim=-1)

@@ -24,7 +24,6 @@ from llmgym.learner.settings import Trunk
 
 __all__ = ["HeadSpec", "ValueHead", "build_heads", "head_values", "heads_for", "reads_of", "trunk_of"]
 
-
 HeadSpec = nn.Module | Callable[[int], nn.Module]
 """A head, or what makes one from the width of the hidden states (a class will do)."""
 

@@ -36,6 +36,7 @@ __all__ = [
     "infer_values",
     "pack_states",
     "pack_turns",
+    "score_candidates",
 ]
 
 Prompt = npt.NDArray[np.int32]
@@ -205,6 +206,15 @@ def infer_logprobs(
 def infer_scores(policy: Policy, rows: Sequence[Row], max_tokens: int) -> list[FloatArray]:
     """Return log P(candidate | prompt), summed over tokens: float32 (num_candidates,) a state."""
     return _cut(_lines(policy, rows, max_tokens, lambda pack: evaluate_scores(policy, pack)), rows)
+
+
+def score_candidates(
+    policy: Policy, contexts: Sequence[Sequence[int]], candidates: Sequence[Sequence[TokenIds]], max_tokens: int
+) -> list[FloatArray]:
+    """Return log P(candidate | context), all given as token ids: float32 (num_candidates,) a context."""
+    prompts = [np.asarray(context, np.int32) for context in contexts]
+    rows = pack_states(policy, prompts, [tuple(map(tuple, ids)) for ids in candidates])
+    return infer_scores(policy, rows, max_tokens)
 
 
 @torch.no_grad()

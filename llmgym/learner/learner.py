@@ -18,16 +18,20 @@ from llmgym.learner.evaluation import checked_policy
 from llmgym.learner.folder import whole_folder
 from llmgym.learner.freezing import TrainedSettings
 from llmgym.learner.heads import HeadSpec, heads_for
+from llmgym.learner.loading import load_model, load_tokenizer
 from llmgym.learner.lora import LoraSettings
+from llmgym.learner.non_finite import NonFiniteError, OnNonFinite
 from llmgym.learner.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors, set_model_rate
-from llmgym.learner.policy import Policy, load_model, load_tokenizer
+from llmgym.learner.policy import Policy
+from llmgym.learner.precision import CANARY_TOLERANCES
+from llmgym.learner.publishing import publish_policy
 from llmgym.learner.reference import Reference
 from llmgym.learner.row import Row
-from llmgym.learner.settings import OptimizerName
+from llmgym.learner.settings import OptimizerName, Precision
 from llmgym.learner.target_heads import attach_targets
 from llmgym.learner.threads import at_work, default_num_threads
 from llmgym.learner.update import Update, run_update
-from llmgym.sync import AdapterPublisher, check_canary, publish_weights, random_canary
+from llmgym.sync import AdapterPublisher, check_canary, random_canary
 from llmgym.types import Acting, Batch, Engine, FloatArray, TokenIds, Tokenizer, Trajectory, Turn
 
 __all__ = ["Learner"]
@@ -41,10 +45,10 @@ class Learner:
         version: policy version that was published last; 0 is the model as it was loaded.
         canary: what engine and learner both score after every publication; set it to score something else.
         canary_tolerance: largest difference between them that is taken for rounding, in nats.
+        skipped: the steps that the last update left out, where on_non_finite is "skip".
     """
 
     version: int = 0
-    canary_tolerance: float = 1e-3
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class Learner:
         lora: LoraSettings | None = None,
         trained: TrainedSettings | None = None,
         load_in_4bit: bool = False,
+        precision: Precision = "float32",
         heads: Mapping[str, HeadSpec] | None = None,
         algorithm: Algorithm | None = None,
         acting: Acting | None = None,
@@ -61,8 +66,10 @@ class Learner:
         weight_decay: float = 0.0,
         optimizer: OptimizerName = "adamw",
         max_grad_norm: float | None = 0.5,
+        on_non_finite: OnNonFinite = "stop",
         max_tokens_per_microbatch: int = 4096,
         num_threads: int | None = None,
+        canary_tolerance: float | None = None,
         seed: int = 0,
         device: str | None = None,
         eos_token_id: int | None = None,
@@ -71,19 +78,20 @@ class Learner:
 
         Args:
             model: a folder, a hub id, or a transformers PreTrainedModel (of which a copy is taken).
-            lora: learn an adapter of this kind; None learns the model's own weights.
-            trained: which of these learn; all if None.
+            lora, trained: learn an adapter of this kind, or, if None, the model's own weights, these or all.
             load_in_4bit: pack the weights under the adapter into 4 bits (NF4): far less memory, and slower.
+            precision: "float32", or "bf16" for matrix products in bfloat16: see `llmgym.learner.precision`.
             heads: name to module over hidden states, or to what makes one from hidden_size; the algorithm's if None.
             algorithm: the loss and how often to take it; PPO by default.
             acting: how actions are drawn; the same as the engine's.
-            learning_rate: of the model's weights or of its adapter.
-            head_learning_rate: of the heads; learning_rate if None.
+            learning_rate, head_learning_rate: of the model or its adapter, and of the heads; the same if None.
             weight_decay: at least 0; larger pulls weights to 0.
-            optimizer: "adamw", or "muon", which learns a model's matrices from scratch with fewer samples.
+            optimizer: "adamw", "muon" or one of bitsandbytes: see `llmgym.learner.settings.LearnerSettings`.
             max_grad_norm: longest gradient that is not scaled down; None for no limit.
+            on_non_finite: "stop" with an error at a loss or gradient that is not finite, or "skip" its step.
             max_tokens_per_microbatch: tokens of one forward pass, padding included; more needs more memory.
             num_threads: torch's threads while the learner works; all that the process may use if None or 0.
+            canary_tolerance: of engine and learner, in nats; as much as the precision rounds if None.
             seed: of the heads, the adapter, and the order of minibatches.
             device: where the model is put; a GPU if there is one, by default.
             eos_token_id: ends candidates that are a prefix of another, if acting is "constrained"; the model's if None.
@@ -95,8 +103,9 @@ class Learner:
         specs = heads_for(algorithm) if heads is None else heads
         self._num_threads = num_threads or default_num_threads()
         with at_work(self._num_threads):
-            loaded = load_model(model, device=device, load_in_4bit=load_in_4bit)
-            policy = Policy(loaded, specs, lora, trained=trained, seed=seed)
+            formats: dict[str, Any] = {"load_in_4bit": load_in_4bit, "precision": precision}
+            loaded = load_model(model, device=device, has_adapter=lora is not None, **formats)
+            policy = Policy(loaded, specs, lora, trained=trained, precision=precision, seed=seed)
             self.policy = attach_targets(checked_policy(policy), algorithm)
         self._settings = Settings(
             source=str(model) if isinstance(model, str | Path) else None,
@@ -109,11 +118,15 @@ class Learner:
             max_tokens=max_tokens_per_microbatch,
             eos_token_id=self.policy.eos_token_id if eos_token_id is None else eos_token_id,
             lora=lora,
-            load_in_4bit=load_in_4bit,
             optimizer=optimizer,
             trained=trained,
+            on_non_finite=on_non_finite,
+            **formats,
+            canary_tolerance=canary_tolerance,
         )
         self.canary = random_canary(self.policy.vocab_size, max_tokens=min(80, self.policy.max_positions))
+        self.canary_tolerance = CANARY_TOLERANCES[precision] if canary_tolerance is None else canary_tolerance
+        self.skipped: list[NonFiniteError] = []
         self._rng = np.random.default_rng(seed)
         self._publisher = AdapterPublisher()
         self._optimizer = build_optimizer(self.policy, self._settings)
@@ -131,11 +144,7 @@ class Learner:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer beside the model; the learner itself sees token ids only.
-
-        Raises:
-            LearnerError: the model was given as a module, or has no tokenizer beside it.
-        """
+        """The tokenizer beside the model, or a LearnerError: the learner itself sees token ids only."""
         return load_tokenizer(self._settings.source)
 
     def set_algorithm(
@@ -147,7 +156,7 @@ class Learner:
         and reference stay as they are: a resumed run goes on to the same numbers.
 
         Args:
-            learning_rate: of the model; as before if None, and so is the optimizer.
+            learning_rate, optimizer: of the model, and which; as before if None.
         """
         old = self._settings
         rate = old.learning_rate if learning_rate is None else learning_rate
@@ -165,9 +174,8 @@ class Learner:
         """Return what a head says of every state of every trajectory.
 
         Returns:
-            for each trajectory, float32 (num_units + 1,), where a unit is what the algorithm gives credit to: a turn or
-            a draw; the last is the state after the last turn, from which the return is bootstrapped, and 0 where the
-            last turn terminated the episode.
+            for each trajectory, float32 (num_units + 1,), a unit being what the algorithm gives credit to, a turn or a
+            draw; the last is the state after the last turn, 0 where that terminated the episode.
 
         Raises:
             LearnerError: there is no such head.
@@ -193,36 +201,37 @@ class Learner:
 
     def score(self, contexts: Sequence[Sequence[int]], candidates: Sequence[Sequence[TokenIds]]) -> list[FloatArray]:
         """Return log P(candidate | context), all given as token ids: float32 (num_candidates,) a context."""
-        prompts = [np.asarray(context, np.int32) for context in contexts]
         with at_work(self._num_threads):
-            rows = inference.pack_states(self.policy, prompts, [tuple(map(tuple, ids)) for ids in candidates])
-            return inference.infer_scores(self.policy, rows, self._settings.max_tokens)
+            return inference.score_candidates(self.policy, contexts, candidates, self._settings.max_tokens)
 
     def update(self, batch: Batch) -> dict[str, float]:
         """Learn from a batch: epochs of shuffled minibatches of whole episodes, a gradient step each.
 
         Returns:
-            the algorithm's metrics (means over turns of all epochs), and loss, grad_norm (before clipping, mean of
-            the steps), behaviour_gap (largest difference, in the first minibatch before its step, between a unit's
-            log-probability here and that in the batch: 0 where engine and learner agree), explained_variance (of the
-            returns by the head "value", during the first epoch), epochs and steps.
+            the algorithm's metrics (means over turns of all epochs), and those of `run_update`.
 
         Raises:
-            LearnerError: the batch is not usable, or a loss or gradient is not finite; its step is not taken.
+            LearnerError: the batch is not usable.
+            NonFiniteError: a loss or gradient is not finite, and its step is not taken; see `skipped`, too.
         """
-        settings = self._settings
-        update = Update(settings.algorithm, self.acting, settings.max_tokens, settings.max_grad_norm)
+        chosen, self.skipped = self._settings, []
+        update = Update(chosen.algorithm, self.acting, chosen.max_tokens, chosen.max_grad_norm, chosen.on_non_finite)
         with at_work(self._num_threads):
-            rows = self._rows(batch.turns)
             return run_update(
-                self.policy, self._optimizer, rows, batch, update=update, rng=self._rng, reference=self._reference
+                self.policy,
+                self._optimizer,
+                self._rows(batch.turns),
+                batch,
+                update=update,
+                rng=self._rng,
+                reference=self._reference,
+                skipped=self.skipped,
             )
 
     def publish(self, engine: Engine, *, version: int | None = None) -> dict[str, float]:
         """Swap the weights into a running engine, and check on the canary that it holds them.
 
         Args:
-            engine: who takes them.
             version: what to call them; one more than the last version if None. After `load`, pass
                 `learner.version` to go on with a new engine where the old one was.
 
@@ -233,10 +242,7 @@ class Learner:
             SyncError: the engine refuses the weights, or scores the canary differently. The run must stop.
         """
         published = self.version + 1 if version is None else version
-        if self.policy.lora is None or self.policy.lora.dora:
-            publish_weights(engine, self.policy.named_weights(), published)
-        else:
-            self._publisher.publish(engine, self.policy.write_adapter, published)
+        publish_policy(self.policy, engine, self._publisher, published)
         gap = check_canary(engine, self.score, self.canary, version=published, tolerance=self.canary_tolerance)
         self.version = published
         return {"canary_gap": gap}
@@ -268,10 +274,9 @@ class Learner:
         Args:
             folder: what `save` wrote.
             model: the base model, where it is no longer where the checkpoint says.
-            heads: the same as when it was saved, target heads left out; not needed where all are `ValueHead`.
-            algorithm: the same as when it was saved; may be left out where it is one of llmgym's.
-            num_threads: see `Learner`.
-            device: see `Learner`.
+            heads: as when it was saved, target heads left out; not needed where all are `ValueHead`.
+            algorithm: as when it was saved; may be left out where it is one of llmgym's.
+            num_threads, device: see `Learner`.
 
         Raises:
             LearnerError: the folder is no complete checkpoint, or does not fit what is given.

@@ -20,8 +20,6 @@ _ALL_LINEAR = "all-linear"
 class LoraSettings:
     """Low-rank adaptation (Hu et al. 2021, https://arxiv.org/abs/2106.09685).
 
-    There is no dropout: the learner would then differ from the policy that acted, and the first ratio from 1.
-
     Attributes:
         rank: columns of the two factors, at least 1; larger can change more and costs more.
         alpha: the product of the factors is scaled by alpha / rank; larger moves faster.
@@ -30,6 +28,9 @@ class LoraSettings:
         dora: learn the lengths of the weights' rows apart from their directions (DoRA, Liu et al. 2024,
             https://arxiv.org/abs/2402.09353). Engines do not know such adapters: they are sent the weights that model
             and adapter make together, all of them.
+        dropout: share of the adapter's inputs, from 0 to below 1, left out at random in the passes that gradients
+            are taken of, and nowhere else. The learner then differs from the policy that acted: the ratio of the first
+            minibatch is not exactly 1, and behaviour_gap tells of the dropout, too.
         targets: last parts of the names of the layers that get an adapter, such as ("q_proj", "v_proj"), or
             ("all-linear",) for every linear layer but the output embeddings.
     """
@@ -38,6 +39,7 @@ class LoraSettings:
     alpha: float = 32.0
     rank_stabilised: bool = False
     dora: bool = False
+    dropout: float = 0.0
     targets: tuple[str, ...] = (_ALL_LINEAR,)
 
 
@@ -52,7 +54,8 @@ def attach_lora(model: Any, settings: LoraSettings) -> Any:
         The PEFT model around it.
 
     Raises:
-        LearnerError: the rank is below 1, a target names no layer, or one that an engine cannot adapt.
+        LearnerError: the rank is below 1, the dropout is no share, a target names no layer, or one that an engine
+            cannot adapt.
     """
     import peft
 
@@ -61,11 +64,16 @@ def attach_lora(model: Any, settings: LoraSettings) -> Any:
             f"Expected LoRA rank >= 1 and alpha > 0, got rank={settings.rank} and alpha={settings.alpha}. Set them, or "
             "pass lora=None to train all weights."
         )
+    if not 0 <= settings.dropout < 1:
+        raise LearnerError(
+            f"Expected LoRA dropout from 0 to below 1, got {settings.dropout}. It is a share: set 0.05 or so, or leave "
+            "it out."
+        )
     _check_targets(model, settings.targets)
     config = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
-        lora_dropout=0.0,
+        lora_dropout=settings.dropout,
         use_rslora=settings.rank_stabilised,
         use_dora=settings.dora,
         target_modules=_ALL_LINEAR if _ALL_LINEAR in settings.targets else list(settings.targets),

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from llmgym.errors import LearnerError
+from llmgym.learner.bnb_optimizer import BNB_OPTIMIZERS, build_bnb_optimizer, load_bnb_state
 from llmgym.learner.muon import AdamWithMuon
+from llmgym.learner.non_finite import NonFiniteError
 from llmgym.learner.policy import Policy
 from llmgym.learner.settings import OptimizerName
 
@@ -53,14 +55,16 @@ def learned_parameters(policy: Policy) -> dict[str, nn.Parameter]:
     return named
 
 
-def build_optimizer(policy: Policy, settings: OptimizerSettings) -> torch.optim.AdamW:
+def build_optimizer(policy: Policy, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """Make AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101) with a rate for the heads.
 
     Biases and norms (parameters of fewer than two axes) do not decay. With "muon", the matrices between a model's
-    embeddings, or those of its adapter, are stepped by Muon (see `llmgym.learner.muon`).
+    embeddings, or those of its adapter, are stepped by Muon (see `llmgym.learner.muon`); others are in
+    `llmgym.learner.bnb_optimizer`.
 
     Raises:
-        LearnerError: a rate or the decay is below 0, nothing is learned, or there is no such optimizer.
+        LearnerError: a rate or the decay is below 0, nothing is learned, there is no such optimizer, or it does not
+            work here.
     """
     names = get_args(OptimizerName)
     if settings.optimizer not in names:
@@ -86,6 +90,8 @@ def build_optimizer(policy: Policy, settings: OptimizerSettings) -> torch.optim.
         group["lr"] = settings.head_learning_rate if part == "heads." else settings.learning_rate
         group["weight_decay"] = settings.weight_decay if decays else 0.0
         group["params"].append(parameter)
+    if settings.optimizer in BNB_OPTIMIZERS:
+        return build_bnb_optimizer(settings.optimizer, list(groups.values()), policy.device)
     make = AdamWithMuon if settings.optimizer == "muon" else torch.optim.AdamW
     return make(list(groups.values()), fused=True)
 
@@ -106,33 +112,35 @@ def take_step(optimizer: torch.optim.Optimizer, policy: Policy, max_grad_norm: f
         max_grad_norm: longest gradient that is not scaled down, above 0; None for no limit.
 
     Raises:
-        LearnerError: the gradient is not finite; the parameters are left as they were.
+        NonFiniteError: the gradient is not finite; the parameters are left as they were.
     """
     named = learned_parameters(policy)
-    # A list: the norm is taken first and the scaling second, and a generator would be empty by then.
     parameters = [parameter for parameter in named.values() if parameter.grad is not None]
-    limit = float("inf") if max_grad_norm is None else max_grad_norm
-    norm = float(nn.utils.clip_grad_norm_(parameters, limit))
-    if norm != norm or norm == float("inf"):
-        broken = next(
-            (n for n, p in named.items() if p.grad is not None and not bool(torch.isfinite(p.grad).all())), "the norm"
-        )
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if not bool(torch.isfinite(norm)):
+        # Looked for before anything is scaled: scaling by a norm of NaN would spread it to every parameter.
+        broken = [n for n, p in named.items() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
         optimizer.zero_grad(set_to_none=True)
-        raise LearnerError(
-            f"Expected a finite gradient, got norm {norm}, first in {broken}. The step was not taken. Lower the "
-            "learning rate, or check the batch's returns."
+        raise NonFiniteError(
+            f"Expected a finite gradient, got norm {float(norm)}, first in {broken[0] if broken else 'the norm'} "
+            f"({len(broken)} of {len(parameters)} parameters). The step was not taken. Lower the learning rate, or "
+            "check the batch's returns.",
+            tuple(broken),
         )
+    if max_grad_norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return norm
+    return float(norm)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, policy: Policy) -> dict[str, Tensor]:
-    """Return the optimizer's state as named tensors: "<parameter>:<entry>"."""
+    """Return the optimizer's state as named tensors: "<parameter>:<entry>". Tables of numbers (qmap) are left out."""
     tensors = {}
     for name, parameter in learned_parameters(policy).items():
         for entry, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}:{entry}"] = value.detach().cpu().contiguous()
+            if not entry.startswith("qmap"):
+                tensors[f"{name}:{entry}"] = torch.as_tensor(value).detach().cpu().contiguous()
     return tensors
 
 
@@ -143,6 +151,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, policy: Policy, ten
         LearnerError: a tensor belongs to no parameter that is learned.
     """
     named = learned_parameters(policy)
+    found: dict[nn.Parameter, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, entry = key.rpartition(":")
         if name not in named:
@@ -150,6 +159,10 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, policy: Policy, ten
                 f"Expected optimizer state of parameters that are learned, but {name!r} is none of them. Load the "
                 "checkpoint with the model, adapter and heads that it was saved with."
             )
-        parameter = named[name]
+        found.setdefault(named[name], {})[entry] = value
+    if hasattr(optimizer, "init_state"):
+        load_bnb_state(optimizer, found)
+        return
+    for parameter, entries in found.items():
         # The step count of a fused optimizer lives where its parameter does.
-        optimizer.state[parameter][entry] = value.to(parameter.device)
+        optimizer.state[parameter].update({entry: value.to(parameter.device) for entry, value in entries.items()})

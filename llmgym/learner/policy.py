@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,19 +17,20 @@ from llmgym.learner.freezing import TrainedSettings, freeze_others
 from llmgym.learner.heads import HeadSpec, build_heads, reads_of, trunk_of
 from llmgym.learner.lora import LoraSettings, attach_lora
 from llmgym.learner.packing import Pack
+from llmgym.learner.precision import autocast
 from llmgym.learner.row import Row
+from llmgym.learner.settings import Precision
 from llmgym.learner.trunk import trunk_states
-from llmgym.nf4 import compute_exactly, is_nf4, nf4_options
+from llmgym.nf4 import is_nf4
 from llmgym.progress import without_progress_bars
-from llmgym.types import Tokenizer
 
-__all__ = ["Policy", "load_model", "load_tokenizer"]
+__all__ = ["Policy"]
 
 
 class Policy(nn.Module):
-    """A language model with heads, always in evaluation mode.
+    """A language model with heads, in evaluation mode but for an adapter's own dropout, where that is asked for.
 
-    Dropout would make the learner another policy than the one that acted: the first ratio would not be 1.
+    The model's dropout would make the learner another policy than the one that acted: the first ratio would not be 1.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Policy(nn.Module):
         lora: LoraSettings | None,
         *,
         trained: TrainedSettings | None = None,
+        precision: Precision = "float32",
         seed: int = 0,
     ) -> None:
         """Put an adapter and heads on a model.
@@ -48,13 +50,14 @@ class Policy(nn.Module):
             heads: name to module, or to what makes one.
             lora: which weights get an adapter; None to learn the model's own weights.
             trained: which of these learn; all if None.
+            precision: what the model computes in; see `llmgym.learner.precision`.
             seed: of the first weights of adapter and heads.
 
         Raises:
             LearnerError: the model is no causal language model of one stack, or a setting does not fit it.
         """
         super().__init__()
-        self.config = model.config
+        self.config, self.precision = model.config, precision
         _check_model(model)
         if lora is None and is_nf4(model):
             raise LearnerError(
@@ -80,6 +83,24 @@ class Policy(nn.Module):
         super().train(False)
         return self
 
+    @contextmanager
+    def dropping_out(self, seed: int) -> Iterator[None]:
+        """Let the adapter's dropout work as long as the context lasts, drawn with a seed; torch's own draws go on."""
+        layers = [
+            module
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Dropout) and ".lora_dropout." in name
+        ]
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            try:
+                for layer in layers:
+                    layer.train()
+                yield
+            finally:
+                for layer in layers:
+                    layer.eval()
+
     @property
     def causal_model(self) -> Any:
         """Return the transformers model, under the adapter where there is one."""
@@ -95,7 +116,7 @@ class Policy(nn.Module):
     def dtype(self) -> torch.dtype:
         """Number format of the model's activations."""
         dtype: torch.dtype = self.causal_model.dtype
-        return dtype
+        return torch.bfloat16 if self.precision == "bf16" else dtype
 
     @property
     def vocab_size(self) -> int:
@@ -142,17 +163,20 @@ class Policy(nn.Module):
 
     def hidden_states(self, pack: Pack) -> Tensor:
         """Return the last hidden states, after the final norm: (R*T, D), the rows one behind the other."""
-        return trunk_states(self.causal_model, pack)
+        with autocast(self.precision, self.device):
+            return trunk_states(self.causal_model, pack)
 
     def critic_states(self, pack: Pack) -> Tensor:
         """Return the same of the separate critic, which is there where a head has this trunk."""
         assert self.critic is not None, "a head has a trunk of its own"
-        return trunk_states(self.critic.get_base_model() if self.lora is not None else self.critic, pack)
+        with autocast(self.precision, self.device):
+            return trunk_states(self.critic.get_base_model() if self.lora is not None else self.critic, pack)
 
     def logits(self, hidden_states: Tensor) -> Tensor:
         """Return float32 (num_positions, V): next-token logits at hidden states (num_positions, D)."""
         model = self.causal_model
-        logits: Tensor = model.get_output_embeddings()(hidden_states).float()
+        with autocast(self.precision, self.device):
+            logits: Tensor = model.get_output_embeddings()(hidden_states).float()
         if (multiplier := getattr(self.config, "logit_scale", None)) is not None:
             logits = logits * multiplier
         if (divisor := getattr(self.config, "logits_scaling", None)) is not None:
@@ -209,50 +233,11 @@ class Policy(nn.Module):
         set_peft_model_state_dict(self.model, dict(tensors))
 
 
-def load_model(model: Any, *, device: str | torch.device | None = None, load_in_4bit: bool = False) -> Any:
-    """Load a causal language model in float32 from a folder or a hub id, or take a copy of one that is given.
-
-    Args:
-        model: a folder, a hub id, or a transformers PreTrainedModel, which is copied so that it stays as it is.
-        device: where to put it; a GPU if there is one, by default.
-        load_in_4bit: pack the weights of linear layers into 4 bits: see `llmgym.nf4`.
-
-    Raises:
-        LearnerError: there is no such model, or it is not one that this learner can train.
-    """
-    from transformers import AutoModelForCausalLM, PreTrainedModel
-
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if isinstance(model, PreTrainedModel):
-        if load_in_4bit:
-            raise LearnerError(
-                "Expected a folder or hub id to load in 4 bits, got a module. Save it first with save_pretrained."
-            )
-        return copy.deepcopy(model).to(device=device, dtype=torch.float32)
-    try:
-        with without_progress_bars():
-            loaded = AutoModelForCausalLM.from_pretrained(
-                str(model),
-                dtype=torch.float32,
-                attn_implementation="sdpa",
-                **(nf4_options(str(device)) if load_in_4bit else {}),
-            )
-    except (OSError, ValueError) as error:
-        where = "the folder" if Path(str(model)).is_dir() else "no folder, and the hub id"
-        raise LearnerError(
-            f"Expected a causal language model to learn with, but {where} {str(model)!r} cannot be loaded: {error} "
-            "Give a folder with config.json and safetensors, or a hub id."
-        ) from error
-    if load_in_4bit:
-        compute_exactly(loaded)
-        return loaded
-    return loaded.to(device)
-
-
 def _merged(layer: Any) -> Tensor:
     """Return the weight of a linear layer with its adapter: what it makes of the unit vectors, less its bias."""
     base = layer.base_layer
-    images: Tensor = layer(torch.eye(layer.in_features, device=base.weight.device))
+    dtype = base.weight.dtype if base.weight.is_floating_point() else torch.float32
+    images: Tensor = layer(torch.eye(layer.in_features, device=base.weight.device, dtype=dtype))
     images = images if base.bias is None else images - base.bias
     return images if type(base).__name__ == "Conv1D" else images.T.contiguous()
 
@@ -260,24 +245,6 @@ def _merged(layer: Any) -> Tensor:
 def _without_lora(name: str) -> str:
     """Return a weight's own name from the one it has under an adapter."""
     return name.replace(".base_layer.", ".")
-
-
-def load_tokenizer(source: str | None) -> Tokenizer:
-    """Load the tokenizer beside a model, which reads what looks like a special token as text, as the engine's does.
-
-    Raises:
-        LearnerError: there is none.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        if source is not None:
-            tokenizer: Tokenizer = AutoTokenizer.from_pretrained(source, split_special_tokens=True)
-            return tokenizer
-        reason = "the model was given as a module"
-    except (OSError, ValueError) as error:
-        reason = str(error)
-    raise LearnerError(f"Expected a tokenizer beside the model, but {reason}. Load the tokenizer from its own folder.")
 
 
 def _check_model(model: Any) -> None:

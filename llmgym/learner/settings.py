@@ -7,10 +7,12 @@ from typing import Literal
 
 from llmgym.learner.freezing import TrainedSettings
 from llmgym.learner.lora import LoraSettings
+from llmgym.learner.non_finite import OnNonFinite
 
-__all__ = ["LearnerSettings", "OptimizerName", "Trunk"]
+__all__ = ["LearnerSettings", "OptimizerName", "Precision", "Trunk"]
 
-OptimizerName = Literal["adamw", "muon"]
+OptimizerName = Literal["adamw", "muon", "adamw-8bit", "adamw-paged", "adamw-paged-8bit"]
+Precision = Literal["float32", "bf16"]
 Trunk = Literal["shared", "detached", "separate"]
 """Whose hidden states a head reads."""
 
@@ -24,6 +26,11 @@ class LearnerSettings:
         trained: which of these; all of them by default.
         load_in_4bit: packs the weights under the adapter into 4 bits (QLoRA, https://arxiv.org/abs/2305.14314): far
             less memory, and slower. An engine of vLLM then serves the plain weights that they stand for.
+        precision: "float32", or "bf16": matrix products in bfloat16 with float32 weights for what learns; weights that
+            are frozen under an adapter are kept in bfloat16. With engine.dtype="bfloat16" both compute alike.
+        canary_tolerance: largest difference, in nats, between the scores of engine and learner after a swap that is
+            taken for rounding; left out, 0.001 with float32 and 0.25 with bf16, whose logits have 8 bits. Raise it
+            where the engine computes in bfloat16 and the learner does not.
         learning_rate: of the model or its adapter, above 0; larger learns faster and less steadily.
         head_learning_rate: of the heads.
         critic: what the heads read: the policy's own hidden states ("shared"), the same without a gradient into the
@@ -35,8 +42,12 @@ class LearnerSettings:
             at once.
         final_learning_rate: share of the learning rate that is left at the last update, from 0 to 1; it falls evenly.
         weight_decay: at least 0.
-        optimizer: "adamw", or "muon", which learns a model's matrices from scratch with fewer samples.
+        optimizer: "adamw"; "muon", which learns a model's matrices from scratch with fewer samples; or bitsandbytes'
+            AdamW with its state in 8 bits ("adamw-8bit"; on a CPU it is slow), in memory that a GPU pages out
+            ("adamw-paged"), or both ("adamw-paged-8bit").
         max_grad_norm: gradients longer than this are shortened to it.
+        on_non_finite: what happens where a loss or gradient is NaN or infinite: "stop" ends the run, "skip" leaves the
+            step out and counts it (skipped_steps). Either way the batch is kept in the run folder, under broken/.
         num_threads: of torch on a CPU; 0 takes all cores.
         max_tokens_per_microbatch: tokens computed at once, padding included; fewer take less memory.
     """
@@ -44,6 +55,8 @@ class LearnerSettings:
     lora: LoraSettings | None = None
     trained: TrainedSettings = field(default_factory=TrainedSettings)
     load_in_4bit: bool = False
+    precision: Precision = "float32"
+    canary_tolerance: float | None = None
     learning_rate: float = 3e-4
     head_learning_rate: float = 1e-3
     critic: Trunk = "shared"
@@ -53,6 +66,7 @@ class LearnerSettings:
     weight_decay: float = 0.0
     optimizer: OptimizerName = "adamw"
     max_grad_norm: float = 0.5
+    on_non_finite: OnNonFinite = "stop"
     num_threads: int = 0
     max_tokens_per_microbatch: int = 4096
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,10 +12,10 @@ import numpy.typing as npt
 import torch
 
 from llmgym.algorithms.algorithm import Algorithm, Bootstraps, ReadsText, StopsEarly, credit_of
-from llmgym.errors import LearnerError
 from llmgym.learner.evaluation import evaluate
 from llmgym.learner.inference import infer_draw_logprobs, infer_logprobs, infer_next_values
 from llmgym.learner.minibatch import Ledger, check_batch, open_ledger, proximal_logprobs, split_minibatches
+from llmgym.learner.non_finite import NonFiniteError, OnNonFinite
 from llmgym.learner.optimizer import take_step
 from llmgym.learner.packing import build_pack
 from llmgym.learner.policy import Policy
@@ -37,12 +39,14 @@ class Update:
         acting: how actions are drawn.
         max_tokens: of one forward pass, padding included.
         max_grad_norm: longest gradient that is not scaled down; None for no limit.
+        on_non_finite: what to do about a loss or gradient that is not finite.
     """
 
     algorithm: Algorithm
     acting: Acting
     max_tokens: int
     max_grad_norm: float | None
+    on_non_finite: OnNonFinite = "stop"
 
 
 @dataclass(slots=True)
@@ -85,6 +89,7 @@ def run_update(
     update: Update,
     rng: np.random.Generator,
     reference: Reference | None = None,
+    skipped: list[NonFiniteError] | None = None,
 ) -> dict[str, float]:
     """Take an update's steps and return its metrics; see `Learner.update`.
 
@@ -96,9 +101,20 @@ def run_update(
         update: how it is taken.
         rng: draws the minibatches.
         reference: what the policy was, where the algorithm asks how far it is from that.
+        skipped: is given the steps that were left out, where update says to leave them out.
+
+    Returns:
+        the algorithm's metrics (means over turns of all epochs), and
+        loss, grad_norm: before clipping, means of the steps;
+        behaviour_gap: largest difference, in the first minibatch before its step, between an action's log-probability
+            here and when it was taken: 0 where engine and learner agree and there is no dropout;
+        explained_variance: of the returns by the head "value", during the first epoch;
+        epochs, steps, skipped_steps: how many; skipped were those with a loss or gradient that was not finite.
 
     Raises:
-        LearnerError: the batch is not usable, or a loss or gradient is not finite; its step is not taken.
+        LearnerError: the batch is not usable.
+        NonFiniteError: a loss or gradient is not finite, and update says to stop; or none of the steps is. Their steps
+            are not taken.
     """
     algorithm = update.algorithm
     credit = credit_of(algorithm)
@@ -114,19 +130,33 @@ def run_update(
     unseen = np.full(len(behaviour), np.nan, np.float32)
     seen = _Seen(unseen, unseen.copy())
     total, steps, epochs, first_gap = _Meter(), 0, 0, 0.0
+    skipped = [] if skipped is None else skipped
     for _ in range(algorithm.epochs):
         epoch = _Meter()
         for minibatch in split_minibatches(rows, algorithm.minibatch_turns, rng):
-            metrics = _step(policy, optimizer, minibatch, ledger, update=update, seen=seen, next_prompts=next_prompts)
+            try:
+                with _dropout(policy, rng):
+                    metrics = _step(
+                        policy, optimizer, minibatch, ledger, update=update, seen=seen, next_prompts=next_prompts
+                    )
+            except NonFiniteError as error:
+                error.turns = tuple(batch.turns[index] for row in minibatch for index in row.state_indices)
+                if update.on_non_finite == "stop":
+                    raise
+                skipped.append(error)
+                continue
             epoch.add(metrics, sum(row.num_states for row in minibatch))
             if steps == 0:
                 first_gap = float(np.nanmax(np.abs(seen.logprobs - behaviour)))
             steps += 1
         total.add(epoch.means(), epoch.num_turns)
         epochs += 1
-        if isinstance(algorithm, StopsEarly) and algorithm.is_done(epoch.means()):
+        if epoch.num_turns and isinstance(algorithm, StopsEarly) and algorithm.is_done(epoch.means()):
             break
-    metrics = {**total.means(), "behaviour_gap": first_gap, "epochs": float(epochs), "steps": float(steps)}
+    if steps == 0:
+        raise _nothing_learned(skipped)
+    counts = {"epochs": float(epochs), "steps": float(steps), "skipped_steps": float(len(skipped))}
+    metrics = {**total.means(), "behaviour_gap": first_gap, **counts}
     if "value" in policy.heads:
         metrics["explained_variance"] = _explained_variance(seen.values, batch.returns)
     return metrics
@@ -161,10 +191,7 @@ def _step(
         loss, metrics = update.algorithm.loss(outputs, part)
         if not bool(torch.isfinite(loss)):
             optimizer.zero_grad(set_to_none=True)
-            raise LearnerError(
-                f"Expected a finite loss, got {float(loss.detach())} ({_listed(metrics)}). The step was not taken. "
-                "Lower the learning rate, or check the batch's rewards and log-probabilities."
-            )
+            raise _non_finite_loss({"loss": loss, **metrics})
         loss.backward()  # type: ignore[no-untyped-call]
         for name, value in {"loss": loss, **metrics}.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
@@ -173,19 +200,56 @@ def _step(
         seen.logprobs[units[is_new]] = outputs.logprobs.detach().cpu().numpy()[is_new]
         if "value" in outputs.heads:
             seen.values[units[is_new]] = outputs.heads["value"].detach().cpu().numpy()[is_new]
-    grad_norm = take_step(optimizer, policy, update.max_grad_norm)
+    found = {name: float(value) for name, value in sums.items()}
+    try:
+        grad_norm = take_step(optimizer, policy, update.max_grad_norm)
+    except NonFiniteError as error:
+        error.metrics = found
+        raise
     follow_heads(policy, update.algorithm)
-    return {**{name: float(value) for name, value in sums.items()}, "grad_norm": grad_norm}
+    return {**found, "grad_norm": grad_norm}
+
+
+def _dropout(policy: Policy, rng: np.random.Generator) -> AbstractContextManager[None]:
+    """Return a context of one step, in which the adapter's dropout works if it has any; only then is a seed drawn."""
+    if policy.lora is None or policy.lora.dropout == 0:
+        return nullcontext()
+    return policy.dropping_out(int(rng.integers(2**62)))
 
 
 def _explained_variance(values: FloatArray, returns: FloatArray) -> float:
-    """Return 1 - Var(returns - values) / Var(returns): 1 is perfect, 0 a constant; 0 too where returns are equal."""
+    """Return 1 - Var(returns - values) / Var(returns): 1 is perfect, 0 a constant; 0 too where returns are equal.
+
+    What was never met, since all its steps were skipped, does not count.
+    """
+    is_met = np.isfinite(values)
+    values, returns = values[is_met], returns[is_met]
     variance = float(np.var(returns, dtype=np.float64))
     if variance < 1e-12:
         return 0.0
     return 1.0 - float(np.var(returns - values, dtype=np.float64)) / variance
 
 
-def _listed(metrics: Mapping[str, torch.Tensor]) -> str:
-    """List metrics for a message."""
-    return ", ".join(f"{name} {float(value):.4g}" for name, value in metrics.items())
+def _non_finite_loss(metrics: Mapping[str, torch.Tensor]) -> NonFiniteError:
+    """Return the error of a loss that is not finite; it is one of the metrics."""
+    found = {name: float(value.detach()) for name, value in metrics.items()}
+    listed = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if name != "loss")
+    error = NonFiniteError(
+        f"Expected a finite loss, got {found['loss']} ({listed}). The step was not taken. Lower the learning rate, or "
+        "check the batch's rewards and log-probabilities.",
+        tuple(name for name, value in found.items() if not math.isfinite(value)),
+    )
+    error.metrics = found
+    return error
+
+
+def _nothing_learned(skipped: Sequence[NonFiniteError]) -> NonFiniteError:
+    """Return the error of an update all of whose steps were skipped."""
+    first = skipped[0]
+    error = NonFiniteError(
+        f"Expected a step of the update that can be taken, but all {len(skipped)} were skipped, and nothing was "
+        f"learned. The first: {first}",
+        first.broken,
+    )
+    error.turns, error.metrics = first.turns, first.metrics
+    return error

@@ -10,6 +10,7 @@ import gymnasium as gym
 from llmgym.errors import EnvError
 from llmgym.rollout.collector import options
 from llmgym.rollout.player import EpisodeSeed, Outcome, Player
+from llmgym.rollout.reward import checked_reward
 from llmgym.text.histories import History, actions_of
 from llmgym.text.prompt import PromptSettings, make_prompt
 from llmgym.text.state_key import env_state_key
@@ -155,7 +156,7 @@ class AsyncCollector:
         outcome = Outcome(
             text=str(observation["text"]),
             actions=actions,
-            reward=float(reward),
+            reward=checked_reward(reward, self._envs[env_index], env_index, player.num_turns),
             terminated=bool(terminated),
             truncated=bool(truncated),
             state_key=self._state_key(env_index, observation),

@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from llmgym.errors import EnvError
 from llmgym.rollout.player import EpisodeSeed, Outcome, Player
+from llmgym.rollout.reward import checked_reward
 from llmgym.text.histories import Histories, History, actions_of
 from llmgym.text.prompt import PromptSettings, make_prompt
 from llmgym.text.state_key import vector_state_keys
@@ -121,7 +122,7 @@ class Collector:
             outcome = Outcome(
                 text=str(observations["text"][env_index]),
                 actions=() if terminations[env_index] else actions_of(infos, env_index),
-                reward=float(rewards[env_index]),
+                reward=checked_reward(rewards[env_index], self._venv, env_index, player.num_turns),
                 terminated=bool(terminations[env_index]),
                 truncated=bool(truncations[env_index]),
                 state_key=keys[env_index],

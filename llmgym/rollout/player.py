@@ -79,6 +79,11 @@ class Player:
         return self._episode is not None
 
     @property
+    def num_turns(self) -> int:
+        """How many turns of the episode are over."""
+        return self._playing().num_turns
+
+    @property
     def draw_seed(self) -> int:
         """Seed of the next decision: what names it, packed into one integer."""
         episode = self._playing()

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmgym.errors import EnvError
+from llmgym.rollout.reward import checked_reward
 from llmgym.text.histories import action_index, actions_of
 
 __all__ = ["Column", "Episode", "Recorder"]
@@ -87,14 +88,16 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
         """Take a step, and note it.
 
         Raises:
-            EnvError: the action is a text that is none of `info["actions"]`, or there is no episode.
+            EnvError: the action is a text that is none of `info["actions"]`, the reward is no finite number, or there
+                is no episode.
         """
         if self._now is None:
             raise EnvError("Expected an episode to record a step of, found none. Reset the environment first.")
         index = action_index(action, self._now.candidates[-1])
         observation, reward, terminated, truncated, info = self.env.step(action)
+        number = checked_reward(reward, self.env, None, len(self._now.actions))
         self._now.actions.append(index)
-        self._now.outcomes.append((float(reward), bool(terminated), bool(truncated)))
+        self._now.outcomes.append((number, bool(terminated), bool(truncated)))
         self._now.observe(observation, info)
         if terminated or truncated:
             self._finished.append(self._now.episode())

@@ -13,6 +13,7 @@ import numpy as np
 from llmgym.config import RunConfig
 from llmgym.rollout.batch import ReturnSettings, make_batch
 from llmgym.rollout.demonstrations import Speaker, retell
+from llmgym.run.broken import kept_if_broken
 from llmgym.run.report import Reporter
 from llmgym.run.showing import shown_episodes
 from llmgym.types import Batch, FloatArray, Trajectory
@@ -33,7 +34,7 @@ def clone_expert(config: RunConfig, model: str, reporter: Reporter, log: Path) -
         config: of the run.
         model: folder or hub id.
         reporter: who watches.
-        log: file for the metrics, one JSON object a part of the demonstrations.
+        log: file for the metrics, one JSON object a part of the demonstrations; what is broken is kept beside it.
     """
     # Torch takes seconds to import; whoever only asks for the expert does without.
     from llmgym.algorithms import BehaviourCloning
@@ -46,6 +47,8 @@ def clone_expert(config: RunConfig, model: str, reporter: Reporter, log: Path) -
         trained=settings.trained,
         load_in_4bit=settings.load_in_4bit,
         heads=heads_for(config.make_algorithm(), trunk=settings.critic),
+        precision=settings.precision,
+        canary_tolerance=settings.canary_tolerance,
         algorithm=BehaviourCloning(1, clone.minibatch_turns, clone.value_coef, clone.text_coef),
         acting=config.acting,
         learning_rate=clone.learning_rate,
@@ -53,6 +56,7 @@ def clone_expert(config: RunConfig, model: str, reporter: Reporter, log: Path) -
         weight_decay=settings.weight_decay,
         optimizer=clone.optimizer,
         max_grad_norm=settings.max_grad_norm,
+        on_non_finite=settings.on_non_finite,
         num_threads=settings.num_threads,
         max_tokens_per_microbatch=settings.max_tokens_per_microbatch,
         seed=config.seed,
@@ -68,7 +72,8 @@ def clone_expert(config: RunConfig, model: str, reporter: Reporter, log: Path) -
         for number, part in enumerate(parts, start=1):
             learner.scale_learning_rate(clone.learning_rate_factor(number, len(parts) + clone.rounds))
             num_done += len(part)
-            metrics = learner.update(shown_batch(part, learner, config.returns))
+            with kept_if_broken(log.parent / "broken", f"cloning-{number:06d}", learner, part, reporter):
+                metrics = learner.update(shown_batch(part, learner, config.returns))
             file.write(json.dumps({"episodes": num_done, **metrics}) + "\n")
             file.flush()
             reporter.advance(num_done, metrics)

@@ -16,6 +16,7 @@ from llmgym.config import RunConfig
 from llmgym.rollout.async_collector import AsyncCollector
 from llmgym.rollout.coaching import Coached
 from llmgym.rollout.demonstrations import retell
+from llmgym.run.broken import kept_if_broken
 from llmgym.run.clone import expert_speaker, shown_batch
 from llmgym.run.report import Reporter
 from llmgym.run.seeds import training_seed
@@ -53,7 +54,8 @@ def correct_clone(
         played, trajectories = _play(config, learner, engine, number)
         engine.sleep()
         learner.scale_learning_rate(clone.learning_rate_factor(num_parts + number, num_parts + clone.rounds))
-        metrics = {**played, **learner.update(shown_batch(trajectories, learner, config.returns))}
+        with kept_if_broken(log.parent / "broken", f"correction-{number:06d}", learner, trajectories, reporter):
+            metrics = {**played, **learner.update(shown_batch(trajectories, learner, config.returns))}
         engine.wake_up()
         learner.publish(engine)
         save()

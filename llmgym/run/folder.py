@@ -23,8 +23,8 @@ class RunFolder:
 
     `config.toml` (resolved), `model/` (a model that was built for the run), `dequantized/` (the plain weights of one
     that is learned on in 4 bits), `cloning.jsonl` (one object a part of the demonstrations), `metrics.jsonl` (one
-    object an update), `checkpoints/update-NNNNNN/`, `trajectories/`, `tensorboard/`, `evaluations.json`, `result.json`
-    and plots.
+    object an update), `checkpoints/update-NNNNNN/`, `trajectories/`, `broken/` (what steps that were not finite learned
+    from), `tensorboard/`, `evaluations.json`, `result.json` and plots.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,6 +35,7 @@ class RunFolder:
         self.cloning = path / "cloning.jsonl"
         self.checkpoints = path / "checkpoints"
         self.trajectories = path / "trajectories"
+        self.broken = path / "broken"
         self.tensorboard = path / "tensorboard"
         self.evaluations = path / "evaluations.json"
         self.result = path / "result.json"

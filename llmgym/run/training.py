@@ -17,9 +17,11 @@ from typing import Any
 from llmgym.config import RunConfig
 from llmgym.engine import check_engine, load_engine
 from llmgym.engine.parser import load_parser
+from llmgym.errors import EnvError
 from llmgym.learner import Learner
 from llmgym.rollout.store import write_trajectories
 from llmgym.run.agents import RANDOM, RandomAgent
+from llmgym.run.broken import kept_if_broken
 from llmgym.run.clone import clone_expert
 from llmgym.run.correcting import correct_clone
 from llmgym.run.experience import learn_from
@@ -131,7 +133,8 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
                 trajectories = experience.trajectories
                 is_learning = True
                 learner.scale_learning_rate(config.learner.learning_rate_factor(update, config.updates))
-                metrics = learn_from(trajectories, learner, config.returns, config.collect)
+                with kept_if_broken(folder.broken, f"update-{update:06d}", learner, trajectories, run.reporter):
+                    metrics = learn_from(trajectories, learner, config.returns, config.collect)
                 learned = time.monotonic()
                 is_kept = update % config.checkpoint_every == 0 or update == config.updates
                 swap = pipeline.publish(learner, is_kept=is_kept)
@@ -153,7 +156,7 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
                     write_trajectories(folder.trajectories / f"update-{update:06d}.jsonl", trajectories)
                     learner.save(folder.checkpoint(update))
                 run.reporter.advance(update, row)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EnvError):
         # In the middle of an update the weights are neither the old nor the new ones: then the last checkpoint counts.
         if not is_learning:
             learner.save(folder.checkpoint(done))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from llmgym.errors import EnvError, did_you_mean
+from llmgym.rollout.reward import RewardsChecked
 
 __all__ = ["check_env_id", "make_env", "make_envs", "make_venv"]
 
@@ -34,7 +36,12 @@ def make_venv(env_id: str, num_envs: int, settings: Mapping[str, Any] = NO_SETTI
         mode: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}
         if steps_at_once:
             return gym.make_vec(env_id, num_envs, "vector_entry_point", **mode, **settings)
-        return gym.make_vec(env_id, num_envs, "sync", vector_kwargs=mode, **settings)
+        numbers = count()
+
+        def watch(env: gym.Env[Any, Any]) -> RewardsChecked:
+            return RewardsChecked(env, next(numbers))
+
+        return gym.make_vec(env_id, num_envs, "sync", vector_kwargs=mode, wrappers=[watch], **settings)
 
 
 def make_envs(env_id: str, num_envs: int, settings: Mapping[str, Any] = NO_SETTINGS) -> list[gym.Env[Any, Any]]:
@@ -43,7 +50,7 @@ def make_envs(env_id: str, num_envs: int, settings: Mapping[str, Any] = NO_SETTI
     Raises:
         EnvError: there is no such environment, or it knows no such setting.
     """
-    return [make_env(env_id, settings) for _ in range(num_envs)]
+    return [RewardsChecked(make_env(env_id, settings), env_index) for env_index in range(num_envs)]
 
 
 def make_env(env_id: str, settings: Mapping[str, Any] = NO_SETTINGS, **more: Any) -> gym.Env[Any, Any]:

@@ -73,5 +73,7 @@ def test_a_run_with_muon_goes_on_from_its_checkpoint_to_the_same_numbers(
 
 
 def test_unknown_optimizer_is_refused_with_those_there_are(make_model: Make) -> None:
-    with pytest.raises(LearnerError, match="an optimizer among adamw, muon, got 'sgd'"):
+    with pytest.raises(
+        LearnerError, match="an optimizer among adamw, muon, adamw-8bit, adamw-paged, adamw-paged-8bit, got 'sgd'"
+    ):
         Learner(make_model(), optimizer="sgd")  # type: ignore[arg-type]

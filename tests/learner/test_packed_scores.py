@@ -12,8 +12,9 @@ from llmgym.errors import LearnerError
 from llmgym.learner.evaluation import checked_policy, evaluate, evaluate_scores
 from llmgym.learner.heads import ValueHead
 from llmgym.learner.inference import infer_scores, pack_states, pack_turns
+from llmgym.learner.loading import load_model
 from llmgym.learner.packing import build_pack
-from llmgym.learner.policy import Policy, load_model
+from llmgym.learner.policy import Policy
 from llmgym.learner.row import build_rows
 from llmgym.types import Acting, TokenIds, Trajectory, Turn
 

@@ -14,8 +14,9 @@ from llmgym.learner import LoraSettings, ValueHead, whole_folder
 from llmgym.learner.attention import packed_attention
 from llmgym.learner.denormals import flushed_denormals
 from llmgym.learner.heads import build_heads, head_values
+from llmgym.learner.loading import load_model
 from llmgym.learner.minibatch import check_batch, open_ledger, split_minibatches
-from llmgym.learner.policy import Policy, load_model
+from llmgym.learner.policy import Policy
 from llmgym.learner.row import build_rows
 from llmgym.learner.threads import default_num_threads, torch_threads
 from llmgym.types import Batch, Turn
