@@ -29,6 +29,7 @@ from llmgym.run.correcting import correct_clone
 from llmgym.run.experience import collect_experience, episode_seeds, learn_from
 from llmgym.run.folder import RunFolder, write_whole
 from llmgym.run.measure import measure_agent, measure_engine
+from llmgym.run.memory import PeakMemory
 from llmgym.run.metrics import MetricsLog, RunningEpisodes, unparsed_share
 from llmgym.run.models import check_model, prepare_model, served_model
 from llmgym.run.plot import plot_learning_curve
@@ -136,7 +137,7 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
     try:
         with collecting as collector, MetricsLog(folder) as log:
             for update in range(num_done + 1, config.updates + 1):
-                begun = time.monotonic()
+                begun, memory = time.monotonic(), PeakMemory()
                 trajectories = collect_experience(collector, algorithm, config.collect, config.returns)
                 num_steps = sum(len(trajectory.turns) for trajectory in trajectories)
                 collected = time.monotonic()
@@ -159,6 +160,7 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
                     **swap,
                     "policy_version": engine.version,
                     **_pace(num_steps, begun, collected, learned),
+                    "peak_memory_gib": memory.gib,
                 }
                 log.write(row)
                 done, is_learning = update, False
