@@ -165,7 +165,5 @@ def test_dropout_works_in_the_update_only_and_repeats(
 
 
 def test_dropout_is_a_share(make_model: Make) -> None:
-    with pytest.raises(
-        LearnerError, match=r"Expected LoRA dropout from 0 to below 1, got 1\.0\. It is a share"
-    ):
+    with pytest.raises(LearnerError, match=r"Expected LoRA dropout from 0 to below 1, got 1\.0\. It is a share"):
         attach_lora(make_model(), LoraSettings(dropout=1.0))
