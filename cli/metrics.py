@@ -21,6 +21,7 @@ _FORMS = {
     "value_loss": ("value loss", "{:.4f}"),
     "approx_kl": ("KL", "{:.4f}"),
     "entropy": ("entropy", "{:.3f}"),
+    "peak_memory_gib": ("peak memory", "{:.1f} GiB"),
 }
 """Metric to label and format, in the order in which they are shown."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from llmgym.algorithms.groups import EQUAL, episode_groups, estimate_by_group, standardized
+from llmgym.algorithms.groups import are_equal, episode_groups, estimate_by_group, standardized
 from llmgym.algorithms.ppo import clipped_policy_loss, policy_metrics
 from llmgym.algorithms.returns import ReturnSettings, episode_returns
 from llmgym.algorithms.units import Credit, Estimates, Outputs, Targets
@@ -56,7 +56,7 @@ class DAPO:
             trajectories = [self._penalized(trajectory, settings) for trajectory in trajectories]
         estimates = estimate_by_group(trajectories, settings, self.credit, standardized)
         returns = episode_returns(trajectories, settings)
-        kept = [group for group in episode_groups(trajectories) if returns[group].std() > EQUAL]
+        kept = [group for group in episode_groups(trajectories) if not are_equal(returns[group])]
         return replace(estimates, kept=sorted(position for group in kept for position in group))
 
     def loss(self, outputs: Outputs, targets: Targets) -> tuple[Tensor, Mapping[str, Tensor]]:

@@ -15,10 +15,19 @@ from llmgym.algorithms.units import Credit, Estimates
 from llmgym.errors import LearnerError
 from llmgym.types import FloatArray, Trajectory
 
-__all__ = ["EQUAL", "centred", "episode_groups", "estimate_by_group", "on_units", "per_group", "standardized"]
+__all__ = [
+    "are_equal",
+    "centred",
+    "episode_groups",
+    "estimate_by_group",
+    "group_metrics",
+    "on_units",
+    "per_group",
+    "standardized",
+]
 
-EQUAL = 1e-6
-"""Returns whose deviation is not above this count as equal."""
+_EQUAL = 1e-6
+"""Returns that lie no further apart than this, or than this share of the largest, count as equal."""
 
 
 def episode_groups(trajectories: Sequence[Trajectory]) -> list[list[int]]:
@@ -53,14 +62,25 @@ def check_whole(trajectory: Trajectory, position: int) -> None:
         )
 
 
+def are_equal(returns: FloatArray) -> bool:
+    """Tell whether the returns of a group are equal, but for rounding.
+
+    By how far they lie apart, and not by their deviation: the mean of large equal numbers is rounded, and each of them
+    would seem to differ from it.
+
+    >>> are_equal(np.full(3, 1000.1, np.float32)), are_equal(np.array([0.0, 1e-3]))
+    (True, False)
+    """
+    return float(np.ptp(returns)) <= _EQUAL * max(1.0, float(np.abs(returns).max()))
+
+
 def centred(returns: FloatArray) -> FloatArray:
     """Return what each return of a group is above their mean, exactly 0 where they are equal.
 
     >>> centred(np.array([0.0, 1.0, 2.0])).tolist()
     [-1.0, 0.0, 1.0]
     """
-    above: FloatArray = returns - returns.mean()
-    return above if returns.std() > EQUAL else np.zeros_like(above)
+    return np.zeros_like(returns) if are_equal(returns) else returns - returns.mean()
 
 
 def standardized(returns: FloatArray) -> FloatArray:
@@ -69,8 +89,7 @@ def standardized(returns: FloatArray) -> FloatArray:
     >>> standardized(np.array([0.0, 2.0])).tolist(), standardized(np.array([3.0, 3.0])).tolist()
     ([-1.0, 1.0], [0.0, 0.0])
     """
-    deviation = returns.std()
-    return centred(returns) / deviation if deviation > EQUAL else np.zeros_like(returns)
+    return np.zeros_like(returns) if are_equal(returns) else centred(returns) / returns.std()
 
 
 def per_group(
@@ -139,5 +158,5 @@ def estimate_by_group(
 
 def group_metrics(returns: FloatArray, groups: Sequence[Sequence[int]]) -> dict[str, float]:
     """Return the share of groups in which all fare alike, and nothing is learned."""
-    equal = [returns[np.array(group)].std() <= EQUAL for group in groups]
+    equal = [are_equal(returns[np.array(group)]) for group in groups]
     return {"equal_groups": float(np.mean(equal))}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from llmgym.algorithms.a2c import policy_gradient_loss
-from llmgym.algorithms.groups import EQUAL, estimate_by_group
+from llmgym.algorithms.groups import are_equal, estimate_by_group
 from llmgym.algorithms.returns import ReturnSettings
 from llmgym.algorithms.units import Estimates, Outputs, Targets
 from llmgym.types import FloatArray, Trajectory
@@ -61,7 +61,7 @@ def leave_one_out(returns: FloatArray) -> FloatArray:
     [-1.5, -1.5, 3.0]
     """
     count = len(returns)
-    if count < 2 or returns.std() <= EQUAL:
+    if count < 2 or are_equal(returns):
         return np.zeros_like(returns)
     above: FloatArray = (returns - returns.mean()) * (count / (count - 1))
     return above

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from llmgym.engine.adapter_fit import check_adapter, layer_sizes
 from llmgym.engine.asks import BASE
 from llmgym.errors import EngineError
 
@@ -17,6 +18,7 @@ class Adapters:
     def __init__(self, model: Any) -> None:
         """Manage a transformers model, which is changed in place."""
         self._model = model
+        self._sizes = layer_sizes(model)
         self._peft: Any = None
         self._keys: dict[str, str] = {}
         self._num_loaded = 0
@@ -38,6 +40,7 @@ class Adapters:
 
         if not (Path(path) / "adapter_config.json").is_file():
             raise EngineError(f"Expected a PEFT adapter in {path}, found no adapter_config.json there.")
+        check_adapter(path, self._sizes, self._model.name_or_path or type(self._model).__name__)
         # PEFT allows no dots in its own names, and keeps the one that is replaced until this one is in place.
         self._num_loaded += 1
         key = f"adapter{self._num_loaded}"

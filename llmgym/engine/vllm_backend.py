@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmgym.engine.adapter_fit import check_adapter, model_layer_sizes
 from llmgym.engine.asks import BASE, POLICY, Answer, Ask, AskNext, AskPath
 from llmgym.engine.settings import EngineSettings
 from llmgym.engine.tokenizer import load_tokenizer
@@ -67,6 +68,7 @@ class VLLMBackend:
         self._connector = OwnConnector()
         with self._connector.active():
             self.llm: Any = start_vllm(vllm, model, settings)
+        self._model = model
         self.tokenizer: Any = load_tokenizer(model, reads_special_tokens=settings.reads_special_tokens)
         self.max_context_tokens: int = self.llm.llm_engine.model_config.max_model_len
         _OPEN.add(self)
@@ -151,6 +153,7 @@ class VLLMBackend:
         request = LoRARequest(f"{name}-{self._num_adapters}", self._num_adapters, path)
         try:
             _refuse_head_adapter(path)
+            check_adapter(path, model_layer_sizes(self._model), self._model)
             self.llm.llm_engine.add_lora(request)
         except (ValueError, RuntimeError, OSError) as error:
             raise EngineError(f"vLLM refuses the adapter in {path}: {error}") from error

@@ -86,11 +86,13 @@ class Checkpoint:
         settings: what it was made with.
         version: policy version that was published last.
         rng_state: of the numpy generator that draws minibatches.
+        base_mark: of the weights under the adapter; None where there is none.
     """
 
     settings: Settings
     version: int
     rng_state: Any
+    base_mark: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +123,24 @@ class SavedLearner:
         """Set the adapter, the heads and the critic of a policy that was built from this checkpoint.
 
         Raises:
-            LearnerError: they do not fit.
+            LearnerError: they do not fit, or the adapter was learned on other weights.
         """
+        settings, mark = self.checkpoint.settings, self.checkpoint.base_mark
+        base = settings.source or "a model that was given as a module"
         try:
             if self.adapter_tensors is not None:
                 policy.load_adapter_tensors(self.adapter_tensors)
             policy.heads.load_state_dict(self.head_tensors, strict=True)
         except RuntimeError as error:
             raise LearnerError(
-                f"Expected the checkpoint's adapter and heads to fit the model and heads given, but: {error} "
-                "Pass the model and heads that it was saved with."
+                f"Expected the checkpoint's adapter and heads to fit the model and heads given, but: {error} The "
+                f"adapter was learned on {base}; here is {policy.name}. Pass the model and heads it was saved with."
             ) from error
+        if mark is not None and mark != policy.base_mark():
+            raise LearnerError(
+                f"Expected the weights of {base}, which the checkpoint's adapter was learned on, found others in "
+                f"{policy.name}. Pass the model that it was saved with: model=..."
+            )
         load_critic(policy, self.critic_tensors)
 
 
@@ -181,6 +190,7 @@ def write_checkpoint(
         # Target heads are the algorithm's: it makes them anew, and their weights are among those of the heads.
         "heads": {n: _head_record(head) for n, head in policy.heads.items() if not isinstance(head, TargetHead)},
         "rng_state": checkpoint.rng_state,
+        "base_mark": None if policy.lora is None else policy.base_mark(),
     }
     (folder / "learner.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -211,7 +221,7 @@ def read_checkpoint(folder: Path, *, heads: Mapping[str, HeadSpec] | None, algor
     settings = _read_settings(record["settings"], algorithm)
     has_weights = any((folder / "model").glob("*.safetensors"))
     return SavedLearner(
-        checkpoint=Checkpoint(settings, record["version"], record["rng_state"]),
+        checkpoint=Checkpoint(settings, record["version"], record["rng_state"], record.get("base_mark")),
         model=str(folder / "model") if has_weights else str(settings.source),
         heads=heads if heads is not None else _read_heads(record["heads"]),
         adapter_tensors=load_file(folder / "adapter" / "adapter_model.safetensors")

@@ -28,9 +28,9 @@ class LoraSettings:
         dora: learn the lengths of the weights' rows apart from their directions (DoRA, Liu et al. 2024,
             https://arxiv.org/abs/2402.09353). Engines do not know such adapters: they are sent the weights that model
             and adapter make together, all of them.
-        dropout: share of the adapter's inputs, from 0 to below 1, left out at random in the passes that gradients
-            are taken of, and nowhere else. The learner then differs from the policy that acted: the ratio of the first
-            minibatch is not exactly 1, and behaviour_gap tells of the dropout, too.
+        dropout: share of the adapter's inputs, from 0 to below 1, that is left out at random in the passes that
+            gradients are taken of, and nowhere else. The learner then differs from the policy that acted: the ratio of
+            the first minibatch is not exactly 1, and behaviour_gap tells of the dropout, too.
         targets: last parts of the names of the layers that get an adapter, such as ("q_proj", "v_proj"), or
             ("all-linear",) for every linear layer but the output embeddings.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -105,6 +106,11 @@ class Policy(nn.Module):
     def causal_model(self) -> Any:
         """Return the transformers model, under the adapter where there is one."""
         return self.model.get_base_model() if self.lora is not None else self.model
+
+    @property
+    def name(self) -> str:
+        """Folder or hub id of the model, or its class where it has none."""
+        return str(self.causal_model.name_or_path or type(self.causal_model).__name__)
 
     @property
     def device(self) -> torch.device:
@@ -214,6 +220,16 @@ class Policy(nn.Module):
         with without_progress_bars():
             model.save_pretrained(folder, state_dict=state)
 
+    def base_mark(self) -> str:
+        """Return a short text that tells the weights under the adapter from others: names, shapes and some numbers."""
+        mark = hashlib.sha256()
+        for name, value in self.causal_model.named_parameters():
+            # Weights of 4 bits are packed in another way on every kind of device.
+            if "lora_" not in name and value.is_floating_point():
+                some = value.detach().reshape(-1)[:: max(1, value.numel() // 64)].float().cpu().numpy()
+                mark.update(f"{_without_lora(name)}{tuple(value.shape)}".encode() + some.tobytes())
+        return mark.hexdigest()[:16]
+
     def write_adapter(self, folder: str) -> None:
         """Write the adapter in PEFT's format."""
         self.model.save_pretrained(folder, save_embedding_layers=False)
@@ -226,10 +242,15 @@ class Policy(nn.Module):
         """
         from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
-        expected = set(get_peft_model_state_dict(self.model, save_embedding_layers=False))
-        if expected != set(tensors):
-            odd = sorted(expected ^ set(tensors))[0]
-            raise RuntimeError(f"the adapter's weights have other names than the model's, {odd} for one.")
+        learned = get_peft_model_state_dict(self.model, save_embedding_layers=False)
+        expected = {name: tuple(value.shape) for name, value in learned.items()}
+        found = {name: tuple(value.shape) for name, value in tensors.items()}
+        if odd := sorted(expected.keys() ^ found.keys()):
+            raise RuntimeError(f"the adapter's weights have other names than the model's, {odd[0]} for one.")
+        if odd := sorted(name for name, shape in expected.items() if shape != found[name]):
+            raise RuntimeError(
+                f"the adapter's {odd[0]} has shape {found[odd[0]]}, where the model asks for {expected[odd[0]]}."
+            )
         set_peft_model_state_dict(self.model, dict(tensors))
 
 

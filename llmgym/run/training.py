@@ -28,6 +28,7 @@ from llmgym.run.experience import learn_from
 from llmgym.run.folder import RunFolder, write_whole
 from llmgym.run.guided import guided
 from llmgym.run.measure import measure_agent, measure_engine
+from llmgym.run.memory import PeakMemory
 from llmgym.run.metrics import MetricsLog, RunningEpisodes, unparsed_share
 from llmgym.run.models import check_model, prepare_model, served_model
 from llmgym.run.offline import check_offline
@@ -127,7 +128,7 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
         with opened as pipeline, MetricsLog(folder) as log:
             run.reporter.stage("reinforcement learning", config.updates, "updates")
             for update in range(num_done + 1, config.updates + 1):
-                begun = time.monotonic()
+                begun, memory = time.monotonic(), PeakMemory()
                 experience = pipeline.take()
                 taken = time.monotonic()
                 trajectories = experience.trajectories
@@ -149,6 +150,7 @@ def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, start
                     **swap,
                     "policy_version": engine.version,
                     **_pace(experience, begun, taken, learned),
+                    "peak_memory_gib": memory.gib,
                 }
                 log.write(row)
                 done, is_learning = update, False

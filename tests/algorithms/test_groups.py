@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmgym.algorithms import DAPO, GRPO, RLOO, DrGRPO, GiGPO, ReinforcePP, RejectionSampling, ReturnSettings
+from llmgym.algorithms import DAPO, GRPO, GSPO, RLOO, DrGRPO, GiGPO, ReinforcePP, RejectionSampling, ReturnSettings
 from llmgym.algorithms.algorithm import EstimatesAdvantages
 from llmgym.algorithms.dapo import overlong_penalty
 from llmgym.algorithms.gigpo import anchor_groups
@@ -73,6 +73,25 @@ def test_advantages_of_a_group_add_up_to_nothing(algorithm: EstimatesAdvantages)
     group = [episode(5, float(rng.normal())) for _ in range(7)]
     total = sum(float(each.sum()) for each in algorithm.estimate(group, None, PLAIN).advantages)
     assert total == pytest.approx(0.0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [GRPO(), GRPO(credit="turn"), DrGRPO(), DAPO(), GSPO(), GiGPO(), RLOO(), ReinforcePP(has_baseline=True)],
+)
+@pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, -1 / 3, 1000.1, 1e6 + 0.1])
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_a_group_without_spread_has_advantages_of_exactly_0_and_is_counted(
+    algorithm: EstimatesAdvantages, reward: float, size: int
+) -> None:
+    # The mean of large equal numbers is rounded: by their deviation alone they would seem to differ.
+    equal = [episode(1, 0.0, reward, draws=2, states=(1, 2)) for _ in range(size)]
+    differing = [episode(2, 0.0, each, draws=2, states=(1, 2)) for each in (0.0, 1.0)]
+    estimates = algorithm.estimate([*equal, *differing], None, PLAIN)
+    assert all((each == 0.0).all() for each in estimates.advantages[:size])
+    assert all(np.isfinite(each).all() and each.any() for each in estimates.advantages[size:])
+    assert estimates.metrics["equal_groups"] == 0.5
+    assert estimates.kept is None or estimates.kept == [size, size + 1]
 
 
 def test_every_draw_of_an_episode_has_its_advantage() -> None:

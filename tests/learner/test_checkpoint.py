@@ -97,6 +97,35 @@ def test_adapter_on_a_named_base_does_not_copy_it(base_model: Path, tmp_path: Pa
     Learner.load(tmp_path / "checkpoint", model=str(moved))
 
 
+def test_an_adapter_of_another_base_is_refused(make_model: Make, base_model: Path, tmp_path: Path) -> None:
+    make_learner(str(base_model), LoraSettings(rank=2, targets=("q_proj",))).save(tmp_path / "checkpoint")
+    make_model("gpt2").save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(LearnerError, match=r"Expected LoRA targets among .* but the model has no such layer 'q_proj'"):
+        Learner.load(tmp_path / "checkpoint", model=str(tmp_path / "gpt2"))
+    config = make_model().config
+    config.num_attention_heads = config.num_key_value_heads = 8
+    config.head_dim = 8
+    type(make_model())(config).save_pretrained(tmp_path / "wider")
+    with pytest.raises(LearnerError) as caught:
+        Learner.load(tmp_path / "checkpoint", model=str(tmp_path / "wider"))
+    assert str(caught.value) == (
+        "Expected the checkpoint's adapter and heads to fit the model and heads given, but: the adapter's "
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight has shape (32, 2), where the model asks for "
+        f"(64, 2). The adapter was learned on {base_model}; here is {tmp_path / 'wider'}. Pass the model and heads it "
+        "was saved with."
+    )
+    other = make_model()
+    with torch.no_grad():
+        other.model.layers[1].mlp.up_proj.weight.mul_(1.01)
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(LearnerError) as caught:
+        Learner.load(tmp_path / "checkpoint", model=str(tmp_path / "other"))
+    assert str(caught.value) == (
+        f"Expected the weights of {base_model}, which the checkpoint's adapter was learned on, found others in "
+        f"{tmp_path / 'other'}. Pass the model that it was saved with: model=..."
+    )
+
+
 def test_a_failed_save_leaves_the_last_checkpoint(make_model: Make, tmp_path: Path) -> None:
     learner = make_learner(make_model(), None)
     learner.save(tmp_path / "checkpoint")

@@ -39,7 +39,9 @@ def small_config(**changes) -> RunConfig:
 
 def metrics_without_times(run_dir: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if "second" not in name} for row in rows]
+    return [
+        {name: value for name, value in row.items() if "second" not in name and "memory" not in name} for row in rows
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,8 @@ def test_run_leaves_everything_it_promises(finished: Path) -> None:
     (cloned,) = [json.loads(line) for line in (finished / "cloning.jsonl").read_text().splitlines()]
     assert cloned["episodes"] == 4
     assert {"clone_loss", "accuracy", "value_loss"} <= set(cloned)
+    for row in map(json.loads, (finished / "metrics.jsonl").read_text().splitlines()):
+        assert 0.05 < row["peak_memory_gib"] < 64
     assert (finished / "learning_curve.png").stat().st_size > 10_000
     assert RunFolder.open(finished).config() == small_config()
     turns = [turn for one in read_trajectories(finished / "trajectories" / "update-000003.jsonl") for turn in one.turns]
