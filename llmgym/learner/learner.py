@@ -153,10 +153,7 @@ class Learner:
         """Learn with another algorithm from now on, on the same weights, with a fresh optimizer.
 
         The policy is then as it is now the reference of an algorithm that wants one. Where nothing changes, optimizer
-        and reference stay as they are: a resumed run goes on to the same numbers.
-
-        Args:
-            learning_rate, optimizer: of the model, and which; as before if None.
+        and reference stay as they are: a resumed run goes on to the same numbers. What is None is as before.
         """
         old = self._settings
         rate = old.learning_rate if learning_rate is None else learning_rate
@@ -274,8 +271,7 @@ class Learner:
         Args:
             folder: what `save` wrote.
             model: the base model, where it is no longer where the checkpoint says.
-            heads: as when it was saved, target heads left out; not needed where all are `ValueHead`.
-            algorithm: as when it was saved; may be left out where it is one of llmgym's.
+            heads, algorithm: as when it was saved, without target heads; not needed where they are llmgym's own.
             num_threads, device: see `Learner`.
 
         Raises:
