@@ -49,7 +49,9 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> EvalResult
         reporter.close()
     row = eval_row(config.policy, measured)
     first_seed = HELD_OUT_SEED + config.first_episode
-    return EvalResult(row, config.env, config.env_settings, first_seed, temperature, seconds, config.other_missions)
+    return EvalResult(
+        row, config.env, config.env_settings, first_seed, temperature, seconds, config.other_missions, config.beta
+    )
 
 
 def _measure(opened: OpenPolicy, config: EvalConfig, temperature: float, reporter: Reporter) -> SuccessRate:

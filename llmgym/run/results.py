@@ -72,6 +72,7 @@ class EvalResult:
         temperature: of the actions.
         seconds: the playing took.
         other_missions: whether every episode was told another one's mission.
+        beta: how much heads guided the policy, where that was asked for.
     """
 
     row: EvalRow
@@ -81,6 +82,7 @@ class EvalResult:
     temperature: float
     seconds: float
     other_missions: bool = False
+    beta: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what is needed to repeat the measurement, with its outcome."""

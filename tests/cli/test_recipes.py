@@ -75,6 +75,16 @@ def test_override_that_fits_nothing_is_refused_before_anything_is_done(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_recipe_learns_from_datasets_by_ilql_with_a_critic_of_its_own() -> None:
+    changes = ["algorithm.name=ilql", 'collect.datasets=["lake/random-v0", "lake/bot-v0"]', "learner.critic=separate"]
+    output = RUNNER.invoke(app, ["config", "frozenlake", *(part for one in changes for part in ("--set", one))]).output
+    table = tomllib.loads(output)
+    assert table["algorithm"]["tau"] == 0.7, "what the recipe sets for PPO is left out"
+    assert table["collect"]["datasets"] == ["lake/random-v0", "lake/bot-v0"]
+    assert table["learner"]["critic"] == "separate"
+    assert "# expectile of V, above 0 to below 1" in output
+
+
 def test_another_algorithm_does_not_inherit_the_settings_of_the_recipes() -> None:
     named = ["config", "frozenlake", "--set", "algorithm.name=rejection"]
     table = tomllib.loads(RUNNER.invoke(app, [*named, "--set", "algorithm.kept_share=0.5"]).output)["algorithm"]
