@@ -87,7 +87,10 @@ def test_an_agent_is_measured_without_a_protocol_too(policy: str) -> None:
             ["random", "--env", SMALL, "--protocol", "llmgym", "--beta", "1"],
             "Expected --beta only without --protocol, found both.",
         ),
-        (["random", "--env", SMALL, "--beta", "1"], "Expected a run whose heads guide it for beta=1.0, found 'random'."),
+        (
+            ["random", "--env", SMALL, "--beta", "1"],
+            "Expected a run whose heads guide it for beta=1.0, found 'random'.",
+        ),
         (["random", "--env", SMALL, "--report", "x"], "Expected --report only with --protocol, found it without."),
         (["bot", "--env", "llmgym/CartPole-v0"], "Expected an environment that has an expert, for the policy 'bot'"),
     ],
