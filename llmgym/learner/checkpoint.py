@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from llmgym.algorithms import Algorithm, algorithm_class, algorithm_name
@@ -26,6 +27,7 @@ from llmgym.errors import LearnerError
 from llmgym.learner.freezing import TrainedSettings
 from llmgym.learner.heads import HeadSpec, ValueHead
 from llmgym.learner.lora import LoraSettings
+from llmgym.learner.optimizer import load_optimizer_tensors
 from llmgym.learner.policy import Policy
 from llmgym.learner.settings import OptimizerName
 from llmgym.settings import from_dict
@@ -105,8 +107,8 @@ class SavedLearner:
     optimizer_tensors: Mapping[str, Tensor]
     reference_tensors: Mapping[str, Tensor] | None = None
 
-    def restore(self, policy: Policy) -> None:
-        """Set the adapter and the heads of a policy that was built from this checkpoint.
+    def restore(self, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+        """Set the adapter and the heads of a policy that was built from this checkpoint, and its optimizer's state.
 
         Raises:
             LearnerError: they do not fit.
@@ -120,6 +122,7 @@ class SavedLearner:
                 f"Expected the checkpoint's adapter and heads to fit the model and heads given, but: {error} "
                 "Pass the model and heads that it was saved with."
             ) from error
+        load_optimizer_tensors(optimizer, policy, self.optimizer_tensors)
 
 
 def write_checkpoint(

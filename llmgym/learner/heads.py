@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from llmgym.errors import LearnerError
 
-__all__ = ["HeadSpec", "ValueHead", "build_heads"]
+__all__ = ["DEFAULT_HEADS", "HeadSpec", "ValueHead", "build_heads"]
 
 HeadSpec = nn.Module | Callable[[int], nn.Module]
 """A head, or what makes one from the width of the hidden states (a class will do)."""
@@ -41,6 +41,9 @@ class ValueHead(nn.Module):
         """Return float32 (num_states,) from hidden_states, float32 (num_states, D)."""
         values: Tensor = self.outer(torch.tanh(self.inner(hidden_states))).squeeze(-1)
         return values
+
+
+DEFAULT_HEADS: Mapping[str, HeadSpec] = {"value": ValueHead}
 
 
 def build_heads(heads: Mapping[str, HeadSpec], hidden_size: int) -> nn.ModuleDict:

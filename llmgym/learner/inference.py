@@ -20,6 +20,7 @@ from llmgym.learner.evaluation import (
 )
 from llmgym.learner.packing import Pack, build_pack
 from llmgym.learner.policy import Policy
+from llmgym.learner.ranks.rank import ALONE, Rank
 from llmgym.learner.row import FreeTokens, Row, build_rows, group_rows
 from llmgym.types import Acting, FloatArray, TokenIds, Trajectory, Turn
 
@@ -72,7 +73,13 @@ def pack_states(
 
 
 def infer_values(
-    policy: Policy, trajectories: Sequence[Trajectory], head: str, acting: Acting, max_tokens: int
+    policy: Policy,
+    trajectories: Sequence[Trajectory],
+    head: str,
+    acting: Acting,
+    max_tokens: int,
+    *,
+    rank: Rank = ALONE,
 ) -> list[FloatArray]:
     """Return what a head says of every state of every trajectory, however it was acted in: see `Learner.values`."""
     _check_head(policy, head)
@@ -82,12 +89,20 @@ def infer_values(
         if trajectory.final_prompt_ids is not None:
             prompts.append(trajectory.final_prompt_ids)
     rows = pack_states(policy, prompts, [()] * len(prompts))
-    lines = _lines(policy, rows, max_tokens, lambda pack: evaluate_heads(policy, pack)[head][:, None])
+    lines = _lines(
+        policy, rows, max_tokens, lambda pack: _rows_of(evaluate_heads(policy, pack)[head][:, None]), rank=rank
+    )
     return _by_trajectory(trajectories, lines)
 
 
 def infer_draw_values(
-    policy: Policy, trajectories: Sequence[Trajectory], head: str, acting: Acting, max_tokens: int
+    policy: Policy,
+    trajectories: Sequence[Trajectory],
+    head: str,
+    acting: Acting,
+    max_tokens: int,
+    *,
+    rank: Rank = ALONE,
 ) -> list[FloatArray]:
     """Return what a head says where every draw of every trajectory was drawn: float32 (num_draws + 1,) each.
 
@@ -107,7 +122,9 @@ def infer_draw_values(
             free.append(FreeTokens())
             num_draws.append(1)
     rows = pack_states(policy, prompts, [()] * len(prompts), free)
-    lines = _lines(policy, rows, max_tokens, lambda pack: evaluate_head_at_draws(policy, pack, head))
+    lines = _lines(
+        policy, rows, max_tokens, lambda pack: _rows_of(evaluate_head_at_draws(policy, pack, head)), rank=rank
+    )
     # Tables have as many columns as the micro-batch's longest answer needs: the action's stands last.
     drawn = [
         np.concatenate([line[: len(tokens.sampled_ids)], line[-1:]])[:count]
@@ -117,25 +134,29 @@ def infer_draw_values(
 
 
 def infer_draw_logprobs(
-    policy: Policy, rows: Sequence[Row], turns: Sequence[Turn], acting: Acting, max_tokens: int
+    policy: Policy,
+    rows: Sequence[Row],
+    turns: Sequence[Turn],
+    acting: Acting,
+    max_tokens: int,
+    *,
+    rank: Rank = ALONE,
 ) -> FloatArray:
     """Return float32 (num_draws,): the log-probability of every draw of every turn, turn after turn.
 
     Args:
         rows: the turns, packed.
+        rank: which of those that compute it together this is.
     """
     actions = np.array([turn.action for turn in turns], np.int64)
-    drawn: list[FloatArray] = [np.zeros(0, np.float32)] * len(turns)
-    with torch.no_grad():
-        for group in group_rows(rows, max_tokens):
-            pack = build_pack(group, dtype=policy.dtype, device=policy.device)
-            taken = torch.from_numpy(actions[pack.state_indices]).to(policy.device)
-            logprobs, _ = evaluate_draws(policy, pack, acting).each(taken, draw_places(pack, acting))
-            counts = [len(turns[state].sampled_ids) + (acting.how != "text") for state in pack.state_indices]
-            parts = np.split(logprobs.cpu().numpy(), np.cumsum(counts)[:-1])
-            for state, part in zip(pack.state_indices, parts, strict=True):
-                drawn[state] = part
-    return np.concatenate(drawn)
+
+    def evaluate_drawn(pack: Pack) -> list[FloatArray]:
+        taken = torch.from_numpy(actions[pack.state_indices]).to(policy.device)
+        logprobs, _ = evaluate_draws(policy, pack, acting).each(taken, draw_places(pack, acting))
+        counts = [len(turns[state].sampled_ids) + (acting.how != "text") for state in pack.state_indices]
+        return np.split(logprobs.cpu().numpy(), np.cumsum(counts)[:-1])
+
+    return np.concatenate(_lines(policy, rows, max_tokens, evaluate_drawn, rank=rank))
 
 
 def infer_actions(policy: Policy, rows: Sequence[Row], acting: Acting, max_tokens: int) -> list[FloatArray]:
@@ -149,43 +170,72 @@ def infer_actions(policy: Policy, rows: Sequence[Row], acting: Acting, max_token
             "Expected a way to act that draws among actions, got how='text', in which an answer is drawn and then "
             "parsed: only what was said has a log-probability. Use Learner.logprobs."
         )
-    lines = _lines(policy, rows, max_tokens, lambda pack: evaluate_draws(policy, pack, acting).action_logprobs)
+    lines = _lines(
+        policy, rows, max_tokens, lambda pack: _rows_of(evaluate_draws(policy, pack, acting).action_logprobs)
+    )
     return _cut(lines, rows)
 
 
 def infer_logprobs(
-    policy: Policy, rows: Sequence[Row], turns: Sequence[Turn], acting: Acting, max_tokens: int
+    policy: Policy,
+    rows: Sequence[Row],
+    turns: Sequence[Turn],
+    acting: Acting,
+    max_tokens: int,
+    *,
+    rank: Rank = ALONE,
 ) -> FloatArray:
     """Return float32 (num_turns,): the log-probability of all that each turn drew, its action included.
 
     Args:
         rows: the turns, packed.
+        rank: which of those that compute it together this is.
     """
     actions = np.array([turn.action for turn in turns], np.int64)
 
-    def evaluate_taken(pack: Pack) -> torch.Tensor:
+    def evaluate_taken(pack: Pack) -> list[FloatArray]:
         taken = torch.from_numpy(actions[pack.state_indices]).to(policy.device)
-        return evaluate_draws(policy, pack, acting).logprobs(taken)[:, None]
+        return _rows_of(evaluate_draws(policy, pack, acting).logprobs(taken)[:, None])
 
-    return np.array([line[0] for line in _lines(policy, rows, max_tokens, evaluate_taken)], np.float32)
+    return np.array([line[0] for line in _lines(policy, rows, max_tokens, evaluate_taken, rank=rank)], np.float32)
 
 
-def infer_scores(policy: Policy, rows: Sequence[Row], max_tokens: int) -> list[FloatArray]:
-    """Return log P(candidate | prompt), summed over tokens: float32 (num_candidates,) a state."""
-    return _cut(_lines(policy, rows, max_tokens, lambda pack: evaluate_scores(policy, pack)), rows)
+def infer_scores(
+    policy: Policy, contexts: Sequence[Sequence[int]], candidates: Sequence[Sequence[TokenIds]], max_tokens: int
+) -> list[FloatArray]:
+    """Return log P(candidate | context), summed over tokens: float32 (num_candidates,) a context."""
+    prompts = [np.asarray(context, np.int32) for context in contexts]
+    rows = pack_states(policy, prompts, [tuple(map(tuple, ids)) for ids in candidates])
+    return _cut(_lines(policy, rows, max_tokens, lambda pack: _rows_of(evaluate_scores(policy, pack))), rows)
 
 
 @torch.no_grad()
 def _lines(
-    policy: Policy, rows: Sequence[Row], max_tokens: int, evaluate: Callable[[Pack], torch.Tensor]
+    policy: Policy,
+    rows: Sequence[Row],
+    max_tokens: int,
+    evaluate: Callable[[Pack], Sequence[FloatArray]],
+    *,
+    rank: Rank = ALONE,
 ) -> list[FloatArray]:
-    """Evaluate micro-batch by micro-batch, and return a line of each table for every state."""
-    lines: list[FloatArray] = [np.zeros(0, np.float32)] * sum(row.num_states for row in rows)
-    for group in group_rows(rows, max_tokens):
+    """Evaluate micro-batch by micro-batch, each rank its share, and return a line for every state to all ranks.
+
+    Args:
+        evaluate: from a pack to a line for each of its states.
+    """
+    mine: dict[int, FloatArray] = {}
+    for group in group_rows(rank.share(rows), max_tokens):
         pack = build_pack(group, dtype=policy.dtype, device=policy.device)
-        for state, line in zip(pack.state_indices, evaluate(pack).cpu().numpy(), strict=True):
-            lines[state] = line
-    return lines
+        mine.update(zip(pack.state_indices.tolist(), evaluate(pack), strict=True))
+    everyone: dict[int, FloatArray] = {}
+    for lines in rank.gather(mine):
+        everyone.update(lines)
+    return [everyone[state] for state in range(len(everyone))]
+
+
+def _rows_of(table: torch.Tensor) -> list[FloatArray]:
+    """Return the rows of a table (N, columns), on the CPU."""
+    return list(table.cpu().numpy())
 
 
 def _by_trajectory(trajectories: Sequence[Trajectory], lines: Sequence[FloatArray]) -> list[FloatArray]:

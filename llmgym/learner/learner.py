@@ -17,21 +17,21 @@ from llmgym.learner.distribution import checked_acting
 from llmgym.learner.evaluation import checked_policy
 from llmgym.learner.folder import whole_folder
 from llmgym.learner.freezing import TrainedSettings
-from llmgym.learner.heads import HeadSpec, ValueHead
+from llmgym.learner.gradient import Gradients
+from llmgym.learner.heads import DEFAULT_HEADS, HeadSpec
 from llmgym.learner.lora import LoraSettings
-from llmgym.learner.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors, set_model_rate
+from llmgym.learner.optimizer import build_optimizer, optimizer_tensors, set_model_rate
 from llmgym.learner.policy import Policy, load_model, load_tokenizer
+from llmgym.learner.ranks.rank import ALONE, Rank
 from llmgym.learner.reference import Reference
 from llmgym.learner.row import Row
 from llmgym.learner.settings import OptimizerName
 from llmgym.learner.threads import at_work, default_num_threads
 from llmgym.learner.update import Update, run_update
-from llmgym.sync import AdapterPublisher, check_canary, publish_weights, random_canary
+from llmgym.sync import Publisher, check_canary, random_canary
 from llmgym.types import Acting, Batch, Engine, FloatArray, TokenIds, Tokenizer, Trajectory, Turn
 
 __all__ = ["Learner"]
-
-DEFAULT_HEADS: Mapping[str, HeadSpec] = {"value": ValueHead}
 
 
 class Learner:
@@ -67,6 +67,7 @@ class Learner:
         seed: int = 0,
         device: str | None = None,
         eos_token_id: int | None = None,
+        rank: Rank = ALONE,
     ) -> None:
         """Load a model and make it learn.
 
@@ -88,6 +89,7 @@ class Learner:
             seed: of the heads, the adapter, and the order of minibatches.
             device: where the model is put; a GPU if there is one, by default.
             eos_token_id: ends candidates that are a prefix of another, if acting is "constrained"; the model's if None.
+            rank: which of the processes of a `LearnerGroup` this is; all are made with the same settings.
 
         Raises:
             LearnerError: the model cannot be learned with these settings.
@@ -114,7 +116,9 @@ class Learner:
         )
         self.canary = random_canary(self.policy.vocab_size, max_tokens=min(80, self.policy.max_positions))
         self._rng = np.random.default_rng(seed)
-        self._publisher = AdapterPublisher()
+        self._rank = rank
+        self._gradients = Gradients(self.policy, rank)
+        self._publisher = Publisher()
         self._optimizer = build_optimizer(self.policy, self._settings)
         self._reference = Reference(self.policy) if wants_reference(self.algorithm) else None
 
@@ -178,13 +182,13 @@ class Learner:
         """
         infer = inference.infer_draw_values if credit_of(self.algorithm) == "draw" else inference.infer_values
         with at_work(self._num_threads):
-            return infer(self.policy, trajectories, head, self.acting, self._settings.max_tokens)
+            return infer(self.policy, trajectories, head, self.acting, self._settings.max_tokens, rank=self._rank)
 
     def logprobs(self, turns: Sequence[Turn]) -> FloatArray:
         """Return float32 (num_turns,): the log-probability now of all that each turn drew, free tokens included."""
         with at_work(self._num_threads):
             rows, limit = self._rows(turns), self._settings.max_tokens
-            return inference.infer_logprobs(self.policy, rows, turns, self.acting, limit)
+            return inference.infer_logprobs(self.policy, rows, turns, self.acting, limit, rank=self._rank)
 
     def action_logprobs(self, turns: Sequence[Turn]) -> list[FloatArray]:
         """Return, for each turn, float32 (num_candidates,): the log-probabilities actions would be drawn from now."""
@@ -193,10 +197,8 @@ class Learner:
 
     def score(self, contexts: Sequence[Sequence[int]], candidates: Sequence[Sequence[TokenIds]]) -> list[FloatArray]:
         """Return log P(candidate | context), all given as token ids: float32 (num_candidates,) a context."""
-        prompts = [np.asarray(context, np.int32) for context in contexts]
         with at_work(self._num_threads):
-            rows = inference.pack_states(self.policy, prompts, [tuple(map(tuple, ids)) for ids in candidates])
-            return inference.infer_scores(self.policy, rows, self._settings.max_tokens)
+            return inference.infer_scores(self.policy, contexts, candidates, self._settings.max_tokens)
 
     def update(self, batch: Batch) -> dict[str, float]:
         """Learn from a batch: epochs of shuffled minibatches of whole episodes, a gradient step each.
@@ -215,7 +217,7 @@ class Learner:
         with at_work(self._num_threads):
             rows = self._rows(batch.turns)
             return run_update(
-                self.policy, self._optimizer, rows, batch, update=update, rng=self._rng, reference=self._reference
+                self._gradients, self._optimizer, rows, batch, update=update, rng=self._rng, reference=self._reference
             )
 
     def publish(self, engine: Engine, *, version: int | None = None) -> dict[str, float]:
@@ -233,10 +235,7 @@ class Learner:
             SyncError: the engine refuses the weights, or scores the canary differently. The run must stop.
         """
         published = self.version + 1 if version is None else version
-        if self.policy.lora is None or self.policy.lora.dora:
-            publish_weights(engine, self.policy.named_weights(), published)
-        else:
-            self._publisher.publish(engine, self.policy.write_adapter, published)
+        self._publisher.publish(engine, self.policy, published)
         gap = check_canary(engine, self.score, self.canary, version=published, tolerance=self.canary_tolerance)
         self.version = published
         return {"canary_gap": gap}
@@ -262,6 +261,7 @@ class Learner:
         algorithm: Algorithm | None = None,
         num_threads: int | None = None,
         device: str | None = None,
+        rank: Rank = ALONE,
     ) -> Learner:
         """Go on from a checkpoint, to the same numbers.
 
@@ -270,19 +270,16 @@ class Learner:
             model: the base model, where it is no longer where the checkpoint says.
             heads: the same as when it was saved; may be left out where all are `ValueHead`.
             algorithm: the same as when it was saved; may be left out where it is one of llmgym's.
-            num_threads: see `Learner`.
-            device: see `Learner`.
+            num_threads, device, rank: see `Learner`. A checkpoint of several ranks is one of any number of them.
 
         Raises:
             LearnerError: the folder is no complete checkpoint, or does not fit what is given.
         """
         saved = read_checkpoint(Path(folder), heads=heads, algorithm=algorithm)
         found = saved.checkpoint.settings
-        learner = cls(
-            model or saved.model, heads=saved.heads, num_threads=num_threads, device=device, **found.arguments()
-        )
-        saved.restore(learner.policy)
-        load_optimizer_tensors(learner._optimizer, learner.policy, saved.optimizer_tensors)
+        given = found.arguments() | {"num_threads": num_threads, "device": device, "rank": rank}
+        learner = cls(model or saved.model, heads=saved.heads, **given)
+        saved.restore(learner.policy, learner._optimizer)
         learner._rng.bit_generator.state = saved.checkpoint.rng_state
         learner.version = saved.checkpoint.version
         if wants_reference(learner.algorithm):

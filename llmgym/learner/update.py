@@ -8,17 +8,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from llmgym.algorithms.algorithm import Algorithm, ReadsText, StopsEarly, credit_of
+from llmgym.algorithms.algorithm import Algorithm, StopsEarly, credit_of
 from llmgym.errors import LearnerError
-from llmgym.learner.evaluation import evaluate
+from llmgym.learner.gradient import Gradients, Met
 from llmgym.learner.inference import infer_draw_logprobs, infer_logprobs
-from llmgym.learner.minibatch import Ledger, behaviour_logprobs, check_batch, open_ledger, split_minibatches
+from llmgym.learner.minibatch import behaviour_logprobs, check_batch, open_ledger, split_minibatches
 from llmgym.learner.optimizer import take_step
-from llmgym.learner.packing import build_pack
-from llmgym.learner.policy import Policy
-from llmgym.learner.reading import build_reading
+from llmgym.learner.ranks.rank import Rank
 from llmgym.learner.reference import Reference
-from llmgym.learner.row import Row, group_rows
+from llmgym.learner.row import Row
 from llmgym.types import Acting, Batch, FloatArray
 
 __all__ = ["Update", "run_update"]
@@ -59,21 +57,33 @@ class _Meter:
         return {name: total / self.num_turns for name, total in self.sums.items()}
 
 
-@dataclass(slots=True)
 class _Seen:
-    """What the policy said of each unit when it was first met, before the step that it took part in.
+    """What the policy said of each unit in the first epoch, before the step that it took part in."""
 
-    Attributes:
-        logprobs: float32 (num_units,); NaN where not met.
-        values: float32 (num_units,); NaN where not met or without a head "value".
-    """
+    def __init__(self, num_units: int) -> None:
+        self._logprobs: FloatArray = np.full(num_units, np.nan, np.float32)
+        self._values: FloatArray = np.full(num_units, np.nan, np.float32)
 
-    logprobs: FloatArray
-    values: FloatArray
+    def add(self, met: Sequence[Met]) -> None:
+        """Note what this rank met."""
+        for one in met:
+            self._logprobs[one.units] = one.logprobs
+            if one.values is not None:
+                self._values[one.units] = one.values
+
+    def gap(self, behaviour: FloatArray, rank: Rank) -> float:
+        """Return the largest difference between the log-probabilities that all ranks noted and behaviour's."""
+        gaps = np.abs(self._logprobs - behaviour)
+        return max(rank.gather(float(np.max(gaps, where=~np.isnan(gaps), initial=0.0))))
+
+    def values(self, rank: Rank) -> FloatArray:
+        """Return float32 (num_units,): the values that all ranks noted; NaN without a head "value"."""
+        values: FloatArray = np.fmax.reduce(rank.gather(self._values))
+        return values
 
 
 def run_update(
-    policy: Policy,
+    gradients: Gradients,
     optimizer: torch.optim.Optimizer,
     rows: Sequence[Row],
     batch: Batch,
@@ -84,8 +94,10 @@ def run_update(
 ) -> dict[str, float]:
     """Take an update's steps and return its metrics; see `Learner.update`.
 
+    Every rank is given the same, draws the same minibatches, and takes the same steps.
+
     Args:
-        policy: what learns.
+        gradients: of the policy that learns, taken together with the other ranks.
         optimizer: over its parameters.
         rows: the batch's turns, packed.
         batch: what was recorded of them.
@@ -96,26 +108,30 @@ def run_update(
     Raises:
         LearnerError: the batch is not usable, or a loss or gradient is not finite; its step is not taken.
     """
-    algorithm = update.algorithm
+    algorithm, policy, rank = update.algorithm, gradients.policy, gradients.rank
     credit = credit_of(algorithm)
     check_batch(batch, credit)
     reference_logprobs = None
     if reference is not None:
         infer = infer_draw_logprobs if credit == "draw" else infer_logprobs
         with reference.in_place_of(policy):
-            reference_logprobs = infer(policy, rows, batch.turns, update.acting, update.max_tokens)
+            reference_logprobs = infer(policy, rows, batch.turns, update.acting, update.max_tokens, rank=rank)
     ledger = open_ledger(batch, credit, policy.device, reference_logprobs=reference_logprobs)
-    behaviour = behaviour_logprobs(batch.turns, credit)
-    unseen = np.full(len(behaviour), np.nan, np.float32)
-    seen = _Seen(unseen, unseen.copy())
+    seen = _Seen(len(batch.advantages))
     total, steps, epochs, first_gap = _Meter(), 0, 0, 0.0
     for _ in range(algorithm.epochs):
         epoch = _Meter()
         for minibatch in split_minibatches(rows, algorithm.minibatch_turns, rng):
-            metrics = _step(policy, optimizer, minibatch, ledger, update=update, seen=seen)
-            epoch.add(metrics, sum(row.num_states for row in minibatch))
+            taken = gradients.take(
+                minibatch, ledger, algorithm=algorithm, acting=update.acting, max_tokens=update.max_tokens
+            )
+            _check_loss(taken.metrics, optimizer)
+            grad_norm = take_step(optimizer, policy, update.max_grad_norm)
+            epoch.add({**taken.metrics, "grad_norm": grad_norm}, sum(row.num_states for row in minibatch))
+            if epochs == 0:
+                seen.add(taken.met)
             if steps == 0:
-                first_gap = float(np.nanmax(np.abs(seen.logprobs - behaviour)))
+                first_gap = seen.gap(behaviour_logprobs(batch.turns, credit), rank)
             steps += 1
         total.add(epoch.means(), epoch.num_turns)
         epochs += 1
@@ -123,47 +139,20 @@ def run_update(
             break
     metrics = {**total.means(), "behaviour_gap": first_gap, "epochs": float(epochs), "steps": float(steps)}
     if "value" in policy.heads:
-        metrics["explained_variance"] = _explained_variance(seen.values, batch.returns)
+        metrics["explained_variance"] = _explained_variance(seen.values(rank), batch.returns)
     return metrics
 
 
-def _step(
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    minibatch: Sequence[Row],
-    ledger: Ledger,
-    *,
-    update: Update,
-    seen: _Seen,
-) -> dict[str, float]:
-    """Take one gradient step on a minibatch, a micro-batch at a time, and return its metrics."""
-    whole = ledger.whole(np.concatenate([row.state_indices for row in minibatch]))
-    credit = credit_of(update.algorithm)
-    sums: dict[str, torch.Tensor] = {}
-    reads = isinstance(update.algorithm, ReadsText) and update.algorithm.reads_text
-    for group in group_rows(minibatch, update.max_tokens):
-        pack = build_pack(group, dtype=policy.dtype, device=policy.device)
-        part = ledger.part(pack.state_indices, whole)
-        actions = torch.from_numpy(ledger.actions[pack.state_indices]).to(policy.device)
-        reading = build_reading(group, pack.input_ids.shape[1], device=policy.device) if reads else None
-        outputs = evaluate(policy, pack, update.acting, actions, credit=credit, reading=reading)
-        loss, metrics = update.algorithm.loss(outputs, part)
-        if not bool(torch.isfinite(loss)):
-            optimizer.zero_grad(set_to_none=True)
-            raise LearnerError(
-                f"Expected a finite loss, got {float(loss.detach())} ({_listed(metrics)}). The step was not taken. "
-                "Lower the learning rate, or check the batch's rewards and log-probabilities."
-            )
-        loss.backward()  # type: ignore[no-untyped-call]
-        for name, value in {"loss": loss, **metrics}.items():
-            sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
-        units = ledger.units(pack.state_indices)
-        is_new = np.isnan(seen.logprobs[units])
-        seen.logprobs[units[is_new]] = outputs.logprobs.detach().cpu().numpy()[is_new]
-        if "value" in outputs.heads:
-            seen.values[units[is_new]] = outputs.heads["value"].detach().cpu().numpy()[is_new]
-    grad_norm = take_step(optimizer, policy, update.max_grad_norm)
-    return {**{name: float(value) for name, value in sums.items()}, "grad_norm": grad_norm}
+def _check_loss(metrics: Mapping[str, float], optimizer: torch.optim.Optimizer) -> None:
+    """Refuse the step of a loss that is not finite; it is the same on all ranks, so that none steps alone."""
+    if np.isfinite(metrics["loss"]):
+        return
+    optimizer.zero_grad(set_to_none=True)
+    others = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name != "loss")
+    raise LearnerError(
+        f"Expected a finite loss, got {metrics['loss']} ({others}). The step was not taken. "
+        "Lower the learning rate, or check the batch's rewards and log-probabilities."
+    )
 
 
 def _explained_variance(values: FloatArray, returns: FloatArray) -> float:
@@ -172,8 +161,3 @@ def _explained_variance(values: FloatArray, returns: FloatArray) -> float:
     if variance < 1e-12:
         return 0.0
     return 1.0 - float(np.var(returns - values, dtype=np.float64)) / variance
-
-
-def _listed(metrics: Mapping[str, torch.Tensor]) -> str:
-    """List metrics for a message."""
-    return ", ".join(f"{name} {float(value):.4g}" for name, value in metrics.items())
