@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmgym.learner.folder import whole_folder
+    from llmgym.learner.group import LearnerGroup
     from llmgym.learner.heads import HeadSpec, ValueHead
     from llmgym.learner.learner import Learner
     from llmgym.learner.lora import LoraSettings
 
-__all__ = ["HeadSpec", "Learner", "LoraSettings", "ValueHead", "whole_folder"]
+__all__ = ["HeadSpec", "Learner", "LearnerGroup", "LoraSettings", "ValueHead", "whole_folder"]
 
 _HOMES = {
     "HeadSpec": "heads",
     "Learner": "learner",
+    "LearnerGroup": "group",
     "LoraSettings": "lora",
     "ValueHead": "heads",
     "whole_folder": "folder",

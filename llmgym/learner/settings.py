@@ -32,7 +32,9 @@ class LearnerSettings:
         weight_decay: at least 0.
         optimizer: "adamw", or "muon", which learns a model's matrices from scratch with fewer samples.
         max_grad_norm: gradients longer than this are shortened to it.
-        num_threads: of torch on a CPU; 0 takes all cores.
+        num_ranks: processes that learn together, each with the whole model and its share of every minibatch, by tokens;
+            on GPUs each has one. `llmgym train --learners` sets it.
+        num_threads: of torch on a CPU, in each of them; 0 shares all cores out.
         max_tokens_per_microbatch: tokens computed at once, padding included; fewer take less memory.
     """
 
@@ -47,6 +49,7 @@ class LearnerSettings:
     weight_decay: float = 0.0
     optimizer: OptimizerName = "adamw"
     max_grad_norm: float = 0.5
+    num_ranks: int = 1
     num_threads: int = 0
     max_tokens_per_microbatch: int = 4096
 
