@@ -61,6 +61,7 @@ _LEAST = {
     "clone.round_episodes": 1,
     "clone.own_turns": 1,
     "acting.max_new_tokens": 1,
+    "learner.num_ranks": 1,
     "evaluation.episodes": 1,
     "evaluation.num_envs": 1,
 }
@@ -203,9 +204,8 @@ class EvalConfig:
     acting: Acting = field(default_factory=Acting)
 
     def __post_init__(self) -> None:
-        _at_least("episodes", self.episodes, 1)
-        _at_least("num_envs", self.num_envs, 1)
-        _at_least("first_episode", self.first_episode, 0)
+        for name, least in {"episodes": 1, "num_envs": 1, "first_episode": 0}.items():
+            _at_least(name, getattr(self, name), least)
 
 
 def _check_groups(config: RunConfig) -> None:

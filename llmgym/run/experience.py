@@ -13,9 +13,9 @@ from llmgym.algorithms.algorithm import (
     needs_values,
 )
 from llmgym.config import CollectSettings, RunConfig
-from llmgym.learner import Learner
 from llmgym.rollout.batch import ReturnSettings, make_batch
 from llmgym.rollout.player import EpisodeSeed
+from llmgym.run.learning import RunLearner
 from llmgym.run.seeds import training_seed
 from llmgym.types import Trajectory
 
@@ -56,7 +56,7 @@ def collect_experience(
     return trajectories
 
 
-def learn_from(trajectories: Sequence[Trajectory], learner: Learner, returns: ReturnSettings) -> dict[str, float]:
+def learn_from(trajectories: Sequence[Trajectory], learner: RunLearner, returns: ReturnSettings) -> dict[str, float]:
     """Learn from trajectories, and return metrics; where the algorithm keeps none of them, nothing is learned."""
     algorithm = learner.algorithm
     values = learner.values(trajectories) if needs_values(algorithm) else None
