@@ -66,6 +66,13 @@ def ragged(make_batch: Make, learner: Learner, num_episodes: int, seed: int = 0)
     return replace(batch, turns=tuple(replace(turn, logprob=float(logprob)) for turn, logprob in turns))
 
 
+def check_gradients(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys(), "a head that is not asked has no gradient in any rank"
+    scale = max(1.0, *(float(np.abs(gradient).max()) for gradient in expected.values()))
+    for name, gradient in expected.items():
+        np.testing.assert_allclose(found[name], gradient, rtol=0, atol=1e-6 * scale, err_msg=name)
+
+
 def test_rows_are_shared_out_by_tokens_the_longest_first() -> None:
     lengths = [7, 3, 5, 4, 2]
     rows = build_rows([np.full(length, 10 + number, np.int32) for number, length in enumerate(lengths)], [()] * 5)
@@ -91,11 +98,16 @@ def test_gradients_of_1_2_and_3_ranks_are_the_same(
         expected = question(single)
         assert max(np.abs(gradient).max() for gradient in expected.values()) > 1e-3
         for group in groups:
-            found = group.ask(question)
-            assert found.keys() == expected.keys(), "a head that is not asked has no gradient in any rank"
-            for name, gradient in expected.items():
-                scale = max(1.0, max(float(np.abs(other).max()) for other in expected.values()))
-                np.testing.assert_allclose(found[name], gradient, rtol=0, atol=1e-6 * scale, err_msg=name)
+            check_gradients(group.ask(question), expected)
+
+
+def test_gradients_over_weights_of_4_bits_are_the_same(
+    pools: dict[int, RankPool], tiny_model: Path, make_batch: Make
+) -> None:
+    make = partial(Learner, str(tiny_model), lora=LoraSettings(rank=2, alpha=2.0), load_in_4bit=True, algorithm=PPO())
+    single, group = alone(make), LearnerGroup(make, pools[2])
+    question = partial(rank_questions.gradients_of, batch=ragged(make_batch, single, 5))
+    check_gradients(group.ask(question), question(single))
 
 
 @pytest.mark.parametrize(
