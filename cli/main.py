@@ -34,7 +34,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except LLMGymError as error:
             typer.secho("Error: ", err=True, nl=False, fg=typer.colors.RED, bold=True)
-            typer.echo(str(error), err=True)
+            typer.echo("\n".join([str(error), *getattr(error, "__notes__", [])]), err=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as interrupt:
             typer.echo("Interrupted.", err=True)

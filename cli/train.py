@@ -33,6 +33,14 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
     ] = None,
+    learners: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Processes that learn together; the same as --set learner.num_ranks=N.",
+            show_default="the recipe's, 1",
+        ),
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Continue the run in this folder from its newest checkpoint.")
     ] = None,
@@ -41,12 +49,13 @@ def train(
 
     Success is measured before, between and after. The settings of a recipe, with their help: `llmgym config RECIPE`.
     """
-    if resume is not None and (recipe or run_dir or overrides):
+    if resume is not None and (recipe or run_dir or overrides or learners is not None):
         raise ConfigError(
-            "Expected --resume alone, found a recipe, --run-dir or --set beside it. A run goes on as it was begun: "
-            f"llmgym train --resume {resume}"
+            "Expected --resume alone, found a recipe, --run-dir, --set or --learners beside it. A run goes on as it "
+            f"was begun: llmgym train --resume {resume}"
         )
-    config, folder = _plan(recipe or DEFAULT_RECIPE, run_dir, overrides or []) if resume is None else _reopen(resume)
+    changes = [*(overrides or []), *([f"learner.num_ranks={learners}"] if learners is not None else [])]
+    config, folder = _plan(recipe or DEFAULT_RECIPE, run_dir, changes) if resume is None else _reopen(resume)
     typer.secho(str(folder), bold=True, nl=False)
     typer.echo(f": {config.env}, model {config.model}, seed {config.seed}")
     with watched() as reporter:

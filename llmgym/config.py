@@ -61,6 +61,7 @@ _LEAST = {
     "clone.round_episodes": 1,
     "clone.own_turns": 1,
     "acting.max_new_tokens": 1,
+    "learner.num_ranks": 1,
     "evaluation.episodes": 1,
     "evaluation.num_envs": 1,
 }
@@ -163,11 +164,7 @@ class RunConfig:
 
 
 def _algorithm_class(table: dict[str, Any]) -> type[Algorithm]:
-    """Return the class that a table names.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """Return the class that a table names, or raise a ConfigError."""
     try:
         return algorithm_class(str(table.get("name", DEFAULT_ALGORITHM)))
     except LearnerError as problem:

@@ -30,9 +30,10 @@ from llmgym.learner.settings import LearnerSettings
 from llmgym.rollout.batch import ReturnSettings
 from llmgym.rollout.statistics import over_training_seeds
 from llmgym.run.agents import RandomAgent
-from llmgym.run.clone import clone_expert
+from llmgym.run.clone import clone_expert, clone_maker
 from llmgym.run.collecting import open_collector
 from llmgym.run.experience import collect_experience, episode_seeds, learn_from
+from llmgym.run.learning import RunLearner, open_learner
 from llmgym.run.measure import measure_agent, measure_engine
 from llmgym.run.models import prepare_model
 from llmgym.run.report import SilentReporter
@@ -142,7 +143,8 @@ def play_seed(work: Workload, name: str, seed: int) -> Outcome:
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         model = prepare_model(config, Path(folder) / "model")
-        clone = stack.enter_context(closing(clone_expert(config, model, SilentReporter(), Path(folder) / "log.jsonl")))
+        clone = stack.enter_context(open_learner(clone_maker(config, model), config.learner, Path(folder) / "learners"))
+        clone_expert(config, clone, SilentReporter(), Path(folder) / "log.jsonl")
         clone.save(Path(folder) / "clone")
         engine = stack.enter_context(load_engine(model, config.backend))
         success["random"] = _measure_random(config)
@@ -173,7 +175,7 @@ def _config(work: Workload, name: str, seed: int) -> RunConfig:
     )
 
 
-def _learn(config: RunConfig, learner: Learner, engine: Engine, num_env_steps: int) -> int:
+def _learn(config: RunConfig, learner: RunLearner, engine: Engine, num_env_steps: int) -> int:
     """Let an algorithm learn until the steps are used up; return how many it took."""
     algorithm = config.make_algorithm()
     learner.set_algorithm(algorithm, learning_rate=config.learner.learning_rate, optimizer=config.learner.optimizer)

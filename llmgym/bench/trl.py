@@ -31,7 +31,8 @@ from llmgym.bench.models import measure_models
 from llmgym.bench.report import Report, make_report
 from llmgym.bench.trl_rival import Episode, check_trl, take_trl_steps
 from llmgym.learner import Learner, LoraSettings
-from llmgym.learner.inference import infer_draw_logprobs, pack_turns
+from llmgym.learner.inference import infer_draw_logprobs
+from llmgym.learner.state_rows import pack_turns
 from llmgym.learner.threads import at_work, default_num_threads
 from llmgym.progress import without_progress_bars
 from llmgym.rollout.batch import ReturnSettings, make_batch

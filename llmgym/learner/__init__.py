@@ -10,16 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmgym.learner.folder import whole_folder
+    from llmgym.learner.group import LearnerGroup
     from llmgym.learner.heads import HeadSpec, ValueHead, heads_for
     from llmgym.learner.learner import Learner
     from llmgym.learner.lora import LoraSettings
     from llmgym.learner.non_finite import NonFiniteError
 
-__all__ = ["HeadSpec", "Learner", "LoraSettings", "NonFiniteError", "ValueHead", "heads_for", "whole_folder"]
+__all__ = [
+    "HeadSpec",
+    "Learner",
+    "LearnerGroup",
+    "LoraSettings",
+    "NonFiniteError",
+    "ValueHead",
+    "heads_for",
+    "whole_folder",
+]
 
 _HOMES = {
     "HeadSpec": "heads",
     "Learner": "learner",
+    "LearnerGroup": "group",
     "LoraSettings": "lora",
     "NonFiniteError": "non_finite",
     "ValueHead": "heads",

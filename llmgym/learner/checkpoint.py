@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from llmgym.algorithms import Algorithm, algorithm_class, algorithm_name
@@ -29,6 +30,7 @@ from llmgym.learner.freezing import TrainedSettings
 from llmgym.learner.heads import HeadSpec, ValueHead
 from llmgym.learner.lora import LoraSettings
 from llmgym.learner.non_finite import OnNonFinite
+from llmgym.learner.optimizer import load_optimizer_tensors
 from llmgym.learner.policy import Policy
 from llmgym.learner.settings import OptimizerName, Precision
 from llmgym.learner.target_heads import TargetHead
@@ -119,8 +121,8 @@ class SavedLearner:
     reference_tensors: Mapping[str, Tensor] | None = None
     critic_tensors: Mapping[str, Tensor] | None = None
 
-    def restore(self, policy: Policy) -> None:
-        """Set the adapter, the heads and the critic of a policy that was built from this checkpoint.
+    def restore(self, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+        """Set the adapter, the heads and the critic of a policy that was built from this checkpoint, and its optimizer.
 
         Raises:
             LearnerError: they do not fit, or the adapter was learned on other weights.
@@ -142,6 +144,7 @@ class SavedLearner:
                 f"{policy.name}. Pass the model that it was saved with: model=..."
             )
         load_critic(policy, self.critic_tensors)
+        load_optimizer_tensors(optimizer, policy, self.optimizer_tensors)
 
 
 def write_checkpoint(
@@ -172,11 +175,9 @@ def write_checkpoint(
     head_tensors = {name: value.detach().cpu().contiguous() for name, value in policy.heads.state_dict().items()}
     save_file(head_tensors, folder / "heads.safetensors")
     save_file(dict(optimizer_tensors), folder / "optimizer.safetensors")
-    learned_by_critic = critic_tensors(policy)
-    if learned_by_critic is not None:
-        save_file(learned_by_critic, folder / "critic.safetensors")
-    if reference_tensors is not None:
-        save_file(dict(reference_tensors), folder / "reference.safetensors")
+    for name, tensors in {"critic": critic_tensors(policy), "reference": reference_tensors}.items():
+        if tensors is not None:
+            save_file(dict(tensors), folder / f"{name}.safetensors")
     settings = checkpoint.settings
     record = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     record["acting"] = dataclasses.asdict(settings.acting)

@@ -17,21 +17,23 @@ from llmgym.learner.distribution import checked_acting
 from llmgym.learner.evaluation import checked_policy
 from llmgym.learner.folder import whole_folder
 from llmgym.learner.freezing import TrainedSettings
+from llmgym.learner.gradient import Gradients
 from llmgym.learner.heads import HeadSpec, heads_for
 from llmgym.learner.loading import load_model, load_tokenizer
 from llmgym.learner.lora import LoraSettings
 from llmgym.learner.non_finite import NonFiniteError, OnNonFinite
-from llmgym.learner.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors, set_model_rate
+from llmgym.learner.optimizer import build_optimizer, optimizer_tensors, set_model_rate
 from llmgym.learner.policy import Policy
 from llmgym.learner.precision import CANARY_TOLERANCES
-from llmgym.learner.publishing import publish_policy
+from llmgym.learner.ranks.rank import ALONE, Rank
 from llmgym.learner.reference import Reference
 from llmgym.learner.row import Row
 from llmgym.learner.settings import OptimizerName, Precision
+from llmgym.learner.state_rows import pack_turns
 from llmgym.learner.target_heads import attach_targets
 from llmgym.learner.threads import at_work, default_num_threads
 from llmgym.learner.update import Update, run_update
-from llmgym.sync import AdapterPublisher, check_canary, random_canary
+from llmgym.sync import Publisher, check_canary, random_canary
 from llmgym.types import Acting, Batch, Engine, FloatArray, TokenIds, Tokenizer, Trajectory, Turn
 
 __all__ = ["Learner"]
@@ -42,6 +44,7 @@ class Learner:
 
     Attributes:
         policy: the model and its heads.
+        max_context_tokens: longest prompt, with its action, that the model can read.
         version: policy version that was published last; 0 is the model as it was loaded.
         canary: what engine and learner both score after every publication; set it to score something else.
         canary_tolerance: largest difference between them that is taken for rounding, in nats.
@@ -73,6 +76,7 @@ class Learner:
         seed: int = 0,
         device: str | None = None,
         eos_token_id: int | None = None,
+        rank: Rank = ALONE,
     ) -> None:
         """Load a model and make it learn.
 
@@ -95,6 +99,7 @@ class Learner:
             seed: of the heads, the adapter, and the order of minibatches.
             device: where the model is put; a GPU if there is one, by default.
             eos_token_id: ends candidates that are a prefix of another, if acting is "constrained"; the model's if None.
+            rank: which of the processes of a `LearnerGroup` this is; all are made with the same settings.
 
         Raises:
             LearnerError: the model cannot be learned with these settings.
@@ -124,11 +129,14 @@ class Learner:
             **formats,
             canary_tolerance=canary_tolerance,
         )
-        self.canary = random_canary(self.policy.vocab_size, max_tokens=min(80, self.policy.max_positions))
+        self.max_context_tokens = self.policy.max_positions
+        self.canary = random_canary(self.policy.vocab_size, max_tokens=min(80, self.max_context_tokens))
         self.canary_tolerance = CANARY_TOLERANCES[precision] if canary_tolerance is None else canary_tolerance
         self.skipped: list[NonFiniteError] = []
         self._rng = np.random.default_rng(seed)
-        self._publisher = AdapterPublisher()
+        self._rank = rank
+        self._gradients = Gradients(self.policy, rank)
+        self._publisher = Publisher()
         self._optimizer = build_optimizer(self.policy, self._settings)
         self._reference = Reference(self.policy) if wants_reference(self.algorithm) else None
 
@@ -136,11 +144,6 @@ class Learner:
     def algorithm(self) -> Algorithm:
         """The loss, and how often an update takes it."""
         return self._settings.algorithm
-
-    @property
-    def max_context_tokens(self) -> int:
-        """Longest prompt, with its action, that the model can read."""
-        return self.policy.max_positions
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -179,19 +182,16 @@ class Learner:
         """
         infer = inference.infer_draw_values if credit_of(self.algorithm) == "draw" else inference.infer_values
         with at_work(self._num_threads):
-            return infer(self.policy, trajectories, head, self.acting, self._settings.max_tokens)
+            return infer(self.policy, trajectories, head, self.acting, self._settings.max_tokens, rank=self._rank)
 
     def logprobs(self, turns: Sequence[Turn], *, credit: Credit = "turn") -> FloatArray:
         """Return float32 (num_units,): the log-probability now of all that each turn drew, or of every "draw" of it."""
         infer = inference.infer_draw_logprobs if credit == "draw" else inference.infer_logprobs
         with at_work(self._num_threads):
-            return infer(self.policy, self._rows(turns), turns, self.acting, self._settings.max_tokens)
+            return infer(self.policy, self._rows(turns), turns, self.acting, self._settings.max_tokens, rank=self._rank)
 
     def action_logprobs(self, turns: Sequence[Turn], *, beta: float = 0.0) -> list[FloatArray]:
-        """Return, for each turn, float32 (num_candidates,): the log-probabilities actions would be drawn from now.
-
-        Where the algorithm `Guides`, its heads count beta times, at least 0.
-        """
+        """Return float32 (num_candidates,) a turn: what actions are drawn from now, guided beta times by heads."""
         guide, limit = self.algorithm if isinstance(self.algorithm, Guides) else None, self._settings.max_tokens
         with at_work(self._num_threads):
             return inference.infer_actions(self.policy, self._rows(turns), self.acting, limit, guide=guide, beta=beta)
@@ -215,7 +215,7 @@ class Learner:
         update = Update(chosen.algorithm, self.acting, chosen.max_tokens, chosen.max_grad_norm, chosen.on_non_finite)
         with at_work(self._num_threads):
             return run_update(
-                self.policy,
+                self._gradients,
                 self._optimizer,
                 self._rows(batch.turns),
                 batch,
@@ -239,7 +239,7 @@ class Learner:
             SyncError: the engine refuses the weights, or scores the canary differently. The run must stop.
         """
         published = self.version + 1 if version is None else version
-        publish_policy(self.policy, engine, self._publisher, published)
+        self._publisher.publish(engine, self.policy, published)
         gap = check_canary(engine, self.score, self.canary, version=published, tolerance=self.canary_tolerance)
         self.version = published
         return {"canary_gap": gap}
@@ -265,6 +265,7 @@ class Learner:
         algorithm: Algorithm | None = None,
         num_threads: int | None = None,
         device: str | None = None,
+        rank: Rank = ALONE,
     ) -> Learner:
         """Go on from a checkpoint, to the same numbers.
 
@@ -272,18 +273,16 @@ class Learner:
             folder: what `save` wrote.
             model: the base model, where it is no longer where the checkpoint says.
             heads, algorithm: as when it was saved, without target heads; not needed where they are llmgym's own.
-            num_threads, device: see `Learner`.
+            num_threads, device, rank: see `Learner`. A checkpoint of several ranks is one of any number of them.
 
         Raises:
             LearnerError: the folder is no complete checkpoint, or does not fit what is given.
         """
         saved = read_checkpoint(Path(folder), heads=heads, algorithm=algorithm)
         found = saved.checkpoint.settings
-        learner = cls(
-            model or saved.model, heads=saved.heads, num_threads=num_threads, device=device, **found.arguments()
-        )
-        saved.restore(learner.policy)
-        load_optimizer_tensors(learner._optimizer, learner.policy, saved.optimizer_tensors)
+        given = found.arguments() | {"num_threads": num_threads, "device": device, "rank": rank}
+        learner = cls(model or saved.model, heads=saved.heads, **given)
+        saved.restore(learner.policy, learner._optimizer)
         learner._rng.bit_generator.state = saved.checkpoint.rng_state
         learner.version = saved.checkpoint.version
         if wants_reference(learner.algorithm):
@@ -298,4 +297,4 @@ class Learner:
 
     def _rows(self, turns: Sequence[Turn]) -> list[Row]:
         """Pack turns with their candidates, as actions are drawn among them."""
-        return inference.pack_turns(self.policy, turns, self.acting, self._settings.eos_token_id)
+        return pack_turns(self.policy, turns, self.acting, self._settings.eos_token_id)

@@ -141,6 +141,11 @@ class Policy(nn.Module):
         eos: int | list[int] | None = self.config.eos_token_id
         return eos[0] if isinstance(eos, list) else eos
 
+    @property
+    def publishes_adapter(self) -> bool:
+        """Whether an engine is given the adapter; else the whole weights, those of an adapter with them."""
+        return self.lora is not None and not self.lora.dora
+
     def check_rows(self, rows: Sequence[Row]) -> None:
         """Refuse rows with a token or a position that the model does not have.
 

@@ -78,6 +78,11 @@ class Row:
         return len(self.trunk_ids)
 
     @property
+    def num_tokens(self) -> int:
+        """Number of tokens that are computed, of the trunk and of the branches."""
+        return self.num_trunk + self.num_fed
+
+    @property
     def num_positions(self) -> int:
         """Longest sequence the model sees: a context with all tokens of a candidate but the last."""
         deepest = [int(branch.depths.max(initial=0)) for branch in self.branches]

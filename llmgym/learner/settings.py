@@ -48,7 +48,9 @@ class LearnerSettings:
         max_grad_norm: gradients longer than this are shortened to it.
         on_non_finite: what happens where a loss or gradient is NaN or infinite: "stop" ends the run, "skip" leaves the
             step out and counts it (skipped_steps). Either way the batch is kept in the run folder, under broken/.
-        num_threads: of torch on a CPU; 0 takes all cores.
+        num_ranks: processes that learn together, each with the whole model and its share of every minibatch, by tokens;
+            on GPUs each has one. `llmgym train --learners` sets it.
+        num_threads: of torch on a CPU, in each of them; 0 shares all cores out.
         max_tokens_per_microbatch: tokens computed at once, padding included; fewer take less memory.
     """
 
@@ -67,6 +69,7 @@ class LearnerSettings:
     optimizer: OptimizerName = "adamw"
     max_grad_norm: float = 0.5
     on_non_finite: OnNonFinite = "stop"
+    num_ranks: int = 1
     num_threads: int = 0
     max_tokens_per_microbatch: int = 4096
 

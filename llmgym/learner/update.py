@@ -11,17 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from llmgym.algorithms.algorithm import Algorithm, Bootstraps, ReadsText, StopsEarly, credit_of
-from llmgym.learner.evaluation import evaluate
+from llmgym.algorithms.algorithm import Algorithm, Bootstraps, StopsEarly, credit_of
+from llmgym.learner.gradient import Gradients, Met
 from llmgym.learner.inference import infer_draw_logprobs, infer_logprobs, infer_next_values
 from llmgym.learner.minibatch import Ledger, check_batch, open_ledger, proximal_logprobs, split_minibatches
 from llmgym.learner.non_finite import NonFiniteError, OnNonFinite
 from llmgym.learner.optimizer import take_step
-from llmgym.learner.packing import build_pack
 from llmgym.learner.policy import Policy
-from llmgym.learner.reading import build_reading
+from llmgym.learner.ranks.rank import Rank
 from llmgym.learner.reference import Reference
-from llmgym.learner.row import Row, group_rows
+from llmgym.learner.row import Row
 from llmgym.learner.target_heads import follow_heads
 from llmgym.types import Acting, Batch, FloatArray
 
@@ -67,21 +66,33 @@ class _Meter:
         return {name: total / self.num_turns for name, total in self.sums.items()}
 
 
-@dataclass(slots=True)
 class _Seen:
-    """What the policy said of each unit when it was first met, before the step that it took part in.
+    """What the policy said of each unit in the first epoch, before the step that it took part in."""
 
-    Attributes:
-        logprobs: float32 (num_units,); NaN where not met.
-        values: float32 (num_units,); NaN where not met or without a head "value".
-    """
+    def __init__(self, num_units: int) -> None:
+        self._logprobs: FloatArray = np.full(num_units, np.nan, np.float32)
+        self._values: FloatArray = np.full(num_units, np.nan, np.float32)
 
-    logprobs: FloatArray
-    values: FloatArray
+    def add(self, met: Sequence[Met]) -> None:
+        """Note what this rank met."""
+        for one in met:
+            self._logprobs[one.units] = one.logprobs
+            if one.values is not None:
+                self._values[one.units] = one.values
+
+    def gap(self, behaviour: FloatArray, rank: Rank) -> float:
+        """Return the largest difference between the log-probabilities that all ranks noted and behaviour's."""
+        gaps = np.abs(self._logprobs - behaviour)
+        return max(rank.gather(float(np.max(gaps, where=~np.isnan(gaps), initial=0.0))))
+
+    def values(self, rank: Rank) -> FloatArray:
+        """Return float32 (num_units,): the values that all ranks noted; NaN without a head "value"."""
+        values: FloatArray = np.fmax.reduce(rank.gather(self._values))
+        return values
 
 
 def run_update(
-    policy: Policy,
+    gradients: Gradients,
     optimizer: torch.optim.Optimizer,
     rows: Sequence[Row],
     batch: Batch,
@@ -93,8 +104,10 @@ def run_update(
 ) -> dict[str, float]:
     """Take an update's steps and return its metrics; see `Learner.update`.
 
+    Every rank is given the same, draws the same minibatches, and takes the same steps.
+
     Args:
-        policy: what learns.
+        gradients: of the policy that learns, taken together with the other ranks.
         optimizer: over its parameters.
         rows: the batch's turns, packed.
         batch: what was recorded of them.
@@ -116,38 +129,37 @@ def run_update(
         NonFiniteError: a loss or gradient is not finite, and update says to stop; or none of the steps is. Their steps
             are not taken.
     """
-    algorithm = update.algorithm
+    algorithm, policy, rank = update.algorithm, gradients.policy, gradients.rank
     credit = credit_of(algorithm)
     check_batch(batch, credit)
     reference_logprobs = None
     if reference is not None:
         infer = infer_draw_logprobs if credit == "draw" else infer_logprobs
         with reference.in_place_of(policy):
-            reference_logprobs = infer(policy, rows, batch.turns, update.acting, update.max_tokens)
+            reference_logprobs = infer(policy, rows, batch.turns, update.acting, update.max_tokens, rank=rank)
     next_prompts = batch.steps.next_prompts if isinstance(algorithm, Bootstraps) and batch.steps else None
     ledger = open_ledger(batch, credit, policy.device, reference_logprobs=reference_logprobs)
-    behaviour = proximal_logprobs(batch, credit)
-    unseen = np.full(len(behaviour), np.nan, np.float32)
-    seen = _Seen(unseen, unseen.copy())
+    seen = _Seen(len(batch.advantages))
     total, steps, epochs, first_gap = _Meter(), 0, 0, 0.0
     skipped = [] if skipped is None else skipped
     for _ in range(algorithm.epochs):
         epoch = _Meter()
         for minibatch in split_minibatches(rows, algorithm.minibatch_turns, rng):
             try:
-                with _dropout(policy, rng):
-                    metrics = _step(
-                        policy, optimizer, minibatch, ledger, update=update, seen=seen, next_prompts=next_prompts
-                    )
+                metrics, met = _step(
+                    gradients, optimizer, minibatch, ledger, update=update, rng=rng, next_prompts=next_prompts
+                )
             except NonFiniteError as error:
-                error.turns = tuple(batch.turns[index] for row in minibatch for index in row.state_indices)
+                error.set_turns(batch.turns, [index for row in minibatch for index in row.state_indices.tolist()])
                 if update.on_non_finite == "stop":
                     raise
                 skipped.append(error)
                 continue
             epoch.add(metrics, sum(row.num_states for row in minibatch))
+            if epochs == 0:
+                seen.add(met)
             if steps == 0:
-                first_gap = float(np.nanmax(np.abs(seen.logprobs - behaviour)))
+                first_gap = seen.gap(proximal_logprobs(batch, credit), rank)
             steps += 1
         total.add(epoch.means(), epoch.num_turns)
         epochs += 1
@@ -158,63 +170,47 @@ def run_update(
     counts = {"epochs": float(epochs), "steps": float(steps), "skipped_steps": float(len(skipped))}
     metrics = {**total.means(), "behaviour_gap": first_gap, **counts}
     if "value" in policy.heads:
-        metrics["explained_variance"] = _explained_variance(seen.values, batch.returns)
+        metrics["explained_variance"] = _explained_variance(seen.values(rank), batch.returns)
     return metrics
 
 
 def _step(
-    policy: Policy,
+    gradients: Gradients,
     optimizer: torch.optim.Optimizer,
     minibatch: Sequence[Row],
     ledger: Ledger,
     *,
     update: Update,
-    seen: _Seen,
+    rng: np.random.Generator,
     next_prompts: NextPrompts | None,
-) -> dict[str, float]:
-    """Take one gradient step on a minibatch, a micro-batch at a time, and return its metrics."""
+) -> tuple[dict[str, float], list[Met]]:
+    """Take one gradient step on a minibatch, and return its metrics and what this rank met."""
+    algorithm, policy, rank = update.algorithm, gradients.policy, gradients.rank
     turn_indices = np.concatenate([row.state_indices for row in minibatch])
     whole = ledger.whole(turn_indices)
-    if isinstance(update.algorithm, Bootstraps) and next_prompts is not None:
+    if isinstance(algorithm, Bootstraps) and next_prompts is not None:
         after = [next_prompts[turn] for turn in turn_indices]
-        values = infer_next_values(policy, after, update.algorithm.bootstrap_head, update.max_tokens)
+        values = infer_next_values(policy, after, algorithm.bootstrap_head, update.max_tokens, rank=rank)
         whole = ledger.followed(whole, turn_indices, values)
-    credit = credit_of(update.algorithm)
-    sums: dict[str, torch.Tensor] = {}
-    reads = isinstance(update.algorithm, ReadsText) and update.algorithm.reads_text
-    for group in group_rows(minibatch, update.max_tokens):
-        pack = build_pack(group, dtype=policy.dtype, device=policy.device)
-        part = ledger.part(pack.state_indices, whole)
-        actions = torch.from_numpy(ledger.actions[pack.state_indices]).to(policy.device)
-        reading = build_reading(group, pack.input_ids.shape[1], device=policy.device) if reads else None
-        outputs = evaluate(policy, pack, update.acting, actions, credit=credit, reading=reading)
-        loss, metrics = update.algorithm.loss(outputs, part)
-        if not bool(torch.isfinite(loss)):
-            optimizer.zero_grad(set_to_none=True)
-            raise _non_finite_loss({"loss": loss, **metrics})
-        loss.backward()  # type: ignore[no-untyped-call]
-        for name, value in {"loss": loss, **metrics}.items():
-            sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
-        units = ledger.units(pack.state_indices)
-        is_new = np.isnan(seen.logprobs[units])
-        seen.logprobs[units[is_new]] = outputs.logprobs.detach().cpu().numpy()[is_new]
-        if "value" in outputs.heads:
-            seen.values[units[is_new]] = outputs.heads["value"].detach().cpu().numpy()[is_new]
-    found = {name: float(value) for name, value in sums.items()}
+    with _dropout(policy, rng, rank):
+        taken = gradients.take(
+            minibatch, ledger, whole, algorithm=algorithm, acting=update.acting, max_tokens=update.max_tokens
+        )
     try:
+        _check_loss(taken.metrics, optimizer)
         grad_norm = take_step(optimizer, policy, update.max_grad_norm)
     except NonFiniteError as error:
-        error.metrics = found
+        error.metrics = taken.metrics
         raise
-    follow_heads(policy, update.algorithm)
-    return {**found, "grad_norm": grad_norm}
+    follow_heads(policy, algorithm)
+    return {**taken.metrics, "grad_norm": grad_norm}, taken.met
 
 
-def _dropout(policy: Policy, rng: np.random.Generator) -> AbstractContextManager[None]:
+def _dropout(policy: Policy, rng: np.random.Generator, rank: Rank) -> AbstractContextManager[None]:
     """Return a context of one step, in which the adapter's dropout works if it has any; only then is a seed drawn."""
     if policy.lora is None or policy.lora.dropout == 0:
         return nullcontext()
-    return policy.dropping_out(int(rng.integers(2**62)))
+    return policy.dropping_out(int(rng.integers(2**62)) + rank.index)
 
 
 def _explained_variance(values: FloatArray, returns: FloatArray) -> float:
@@ -230,17 +226,17 @@ def _explained_variance(values: FloatArray, returns: FloatArray) -> float:
     return 1.0 - float(np.var(returns - values, dtype=np.float64)) / variance
 
 
-def _non_finite_loss(metrics: Mapping[str, torch.Tensor]) -> NonFiniteError:
-    """Return the error of a loss that is not finite; it is one of the metrics."""
-    found = {name: float(value.detach()) for name, value in metrics.items()}
-    listed = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if name != "loss")
-    error = NonFiniteError(
-        f"Expected a finite loss, got {found['loss']} ({listed}). The step was not taken. Lower the learning rate, or "
-        "check the batch's rewards and log-probabilities.",
-        tuple(name for name, value in found.items() if not math.isfinite(value)),
+def _check_loss(metrics: Mapping[str, float], optimizer: torch.optim.Optimizer) -> None:
+    """Refuse the step of a loss that is not finite; it is the same on all ranks, so that none steps alone."""
+    if math.isfinite(metrics["loss"]):
+        return
+    optimizer.zero_grad(set_to_none=True)
+    listed = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name != "loss")
+    raise NonFiniteError(
+        f"Expected a finite loss, got {metrics['loss']} ({listed}). The step was not taken. Lower the learning rate, "
+        "or check the batch's rewards and log-probabilities.",
+        tuple(name for name, value in metrics.items() if not math.isfinite(value)),
     )
-    error.metrics = found
-    return error
 
 
 def _nothing_learned(skipped: Sequence[NonFiniteError]) -> NonFiniteError:
@@ -251,5 +247,5 @@ def _nothing_learned(skipped: Sequence[NonFiniteError]) -> NonFiniteError:
         f"learned. The first: {first}",
         first.broken,
     )
-    error.turns, error.metrics = first.turns, first.metrics
+    error.turns, error.turn_indices, error.metrics = first.turns, first.turn_indices, first.metrics
     return error

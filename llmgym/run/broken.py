@@ -16,14 +16,14 @@ from llmgym.run.report import Reporter
 from llmgym.types import Trajectory
 
 if TYPE_CHECKING:
-    from llmgym.learner import Learner
+    from llmgym.run.learning import RunLearner
 
 __all__ = ["kept_if_broken"]
 
 
 @contextmanager
 def kept_if_broken(
-    folder: Path, name: str, learner: Learner, trajectories: Sequence[Trajectory], reporter: Reporter
+    folder: Path, name: str, learner: RunLearner, trajectories: Sequence[Trajectory], reporter: Reporter
 ) -> Iterator[None]:
     """Keep what is learned from within the context if a step of it is not finite, stopped or skipped.
 

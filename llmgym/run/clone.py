@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,34 +15,34 @@ from llmgym.config import RunConfig
 from llmgym.rollout.batch import ReturnSettings, make_batch
 from llmgym.rollout.demonstrations import Speaker, retell
 from llmgym.run.broken import kept_if_broken
+from llmgym.run.learning import RunLearner
 from llmgym.run.report import Reporter
 from llmgym.run.showing import shown_episodes
 from llmgym.types import Batch, FloatArray, Trajectory
 
 if TYPE_CHECKING:
-    from llmgym.learner import Learner
+    from llmgym.learner.group import MakesLearner
 
-__all__ = ["clone_expert", "expert_speaker", "shown_batch"]
+__all__ = ["clone_expert", "clone_maker", "expert_speaker", "shown_batch"]
 
 EPISODES_A_PART = 500
 """Demonstrations that are learned from between two reports, and two falls of the learning rate."""
 
 
-def clone_expert(config: RunConfig, model: str, reporter: Reporter, log: Path) -> Learner:
-    """Make the learner, and let it clone demonstrations: of the environment's expert, or those of a dataset.
+def clone_maker(config: RunConfig, model: str) -> MakesLearner:
+    """Return what makes the learner of a run, ready to clone.
 
     Args:
         config: of the run.
         model: folder or hub id.
-        reporter: who watches.
-        log: file for the metrics, one JSON object a part of the demonstrations; what is broken is kept beside it.
     """
     # Torch takes seconds to import; whoever only asks for the expert does without.
     from llmgym.algorithms import BehaviourCloning
     from llmgym.learner import Learner, heads_for
 
     clone, settings = config.clone, config.learner
-    learner = Learner(
+    return partial(
+        Learner,
         model,
         lora=settings.lora,
         trained=settings.trained,
@@ -57,12 +58,23 @@ def clone_expert(config: RunConfig, model: str, reporter: Reporter, log: Path) -
         optimizer=clone.optimizer,
         max_grad_norm=settings.max_grad_norm,
         on_non_finite=settings.on_non_finite,
-        num_threads=settings.num_threads,
         max_tokens_per_microbatch=settings.max_tokens_per_microbatch,
         seed=config.seed,
     )
+
+
+def clone_expert(config: RunConfig, learner: RunLearner, reporter: Reporter, log: Path) -> None:
+    """Let a learner clone demonstrations, if any are wanted: of the environment's expert, or those of a dataset.
+
+    Args:
+        config: of the run.
+        learner: as `clone_maker` makes it.
+        reporter: who watches.
+        log: file for the metrics, one JSON object a part of the demonstrations.
+    """
+    clone = config.clone
     if not clone.is_wanted:
-        return learner
+        return
     trajectories = _demonstrations(config, learner, reporter)
     firsts = range(0, len(trajectories), EPISODES_A_PART)
     parts = [trajectories[first : first + EPISODES_A_PART] for first in firsts] * clone.epochs
@@ -77,10 +89,9 @@ def clone_expert(config: RunConfig, model: str, reporter: Reporter, log: Path) -
             file.write(json.dumps({"episodes": num_done, **metrics}) + "\n")
             file.flush()
             reporter.advance(num_done, metrics)
-    return learner
 
 
-def shown_batch(trajectories: Sequence[Trajectory], learner: Learner, settings: ReturnSettings) -> Batch:
+def shown_batch(trajectories: Sequence[Trajectory], learner: RunLearner, settings: ReturnSettings) -> Batch:
     """Return demonstrations as a batch whose returns are what was got, discounted, and no estimate of it.
 
     Only where an episode was cut off does what would have followed have to be estimated.
@@ -96,12 +107,12 @@ def shown_batch(trajectories: Sequence[Trajectory], learner: Learner, settings: 
     return make_batch(trajectories, values, replace(settings, lam=1.0))
 
 
-def expert_speaker(config: RunConfig, learner: Learner) -> Speaker:
+def expert_speaker(config: RunConfig, learner: RunLearner) -> Speaker:
     """Return who tells an expert's episodes as the learner would have."""
     return Speaker(learner.tokenizer, config.prompt, config.acting, learner.max_context_tokens)
 
 
-def _demonstrations(config: RunConfig, learner: Learner, reporter: Reporter) -> list[Trajectory]:
+def _demonstrations(config: RunConfig, learner: RunLearner, reporter: Reporter) -> list[Trajectory]:
     """Return demonstrations as the learner would have told them."""
     clone = config.clone
     is_all = clone.dataset is not None and clone.episodes == 0

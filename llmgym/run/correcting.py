@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llmgym.config import RunConfig
 from llmgym.rollout.async_collector import AsyncCollector
@@ -18,14 +17,12 @@ from llmgym.rollout.coaching import Coached
 from llmgym.rollout.demonstrations import retell
 from llmgym.run.broken import kept_if_broken
 from llmgym.run.clone import expert_speaker, shown_batch
+from llmgym.run.learning import RunLearner
 from llmgym.run.report import Reporter
 from llmgym.run.seeds import training_seed
 from llmgym.run.showing import find_expert
 from llmgym.run.venv import make_envs
 from llmgym.types import Engine, Trajectory
-
-if TYPE_CHECKING:
-    from llmgym.learner import Learner
 
 __all__ = ["correct_clone"]
 
@@ -34,7 +31,7 @@ CORRECTION_STREAM = 2**31 + 2
 
 
 def correct_clone(
-    config: RunConfig, learner: Learner, engine: Engine, reporter: Reporter, *, log: Path, save: Callable[[], None]
+    config: RunConfig, learner: RunLearner, engine: Engine, reporter: Reporter, *, log: Path, save: Callable[[], None]
 ) -> None:
     """Let the clone play and be corrected, round after round; rounds that the log tells of are not repeated.
 
@@ -65,7 +62,7 @@ def correct_clone(
 
 
 def _play(
-    config: RunConfig, learner: Learner, engine: Engine, number: int
+    config: RunConfig, learner: RunLearner, engine: Engine, number: int
 ) -> tuple[dict[str, float], list[Trajectory]]:
     """Play a round; return how it went, and the episodes with what the expert would have done."""
     expert, clone = find_expert(config.env, config.env_settings), config.clone

@@ -17,12 +17,12 @@ from llmgym.algorithms.algorithm import (
     needs_values,
 )
 from llmgym.config import CollectSettings, RunConfig
-from llmgym.learner import Learner
 from llmgym.rollout.batch import ReturnSettings, make_batch
 from llmgym.rollout.player import EpisodeSeed
 from llmgym.rollout.staleness import drop_stale, mean_staleness
 from llmgym.run.clone import expert_speaker
 from llmgym.run.collecting import open_collector
+from llmgym.run.learning import RunLearner
 from llmgym.run.offline import OfflineCollector, read_trajectories
 from llmgym.run.report import Reporter
 from llmgym.run.seeds import training_seed
@@ -48,7 +48,7 @@ class Collects(Protocol):
 
 @contextmanager
 def open_experience(
-    config: RunConfig, learner: Learner, engine: Decides, num_done: int, reporter: Reporter
+    config: RunConfig, learner: RunLearner, engine: Decides, num_done: int, reporter: Reporter
 ) -> Iterator[Collects]:
     """Give what a run's experience comes from, for as long as the context lasts: environments, or datasets.
 
@@ -103,7 +103,7 @@ def collect_experience(
 
 def learn_from(
     trajectories: Sequence[Trajectory],
-    learner: Learner,
+    learner: RunLearner,
     returns: ReturnSettings,
     collect: CollectSettings = ON_POLICY,
 ) -> dict[str, float]:
@@ -128,7 +128,7 @@ def learn_from(
     return {**(learner.update(batch) if batch.turns else {}), **batch.metrics, **found}
 
 
-def _corrected(batch: Batch, learner: Learner, collect: CollectSettings) -> Batch:
+def _corrected(batch: Batch, learner: RunLearner, collect: CollectSettings) -> Batch:
     """Return a batch with the importance weights that collect asks for."""
     # Torch takes seconds to import; whoever only configures a run does without.
     from llmgym.learner.correction import Correction, correct_stale

@@ -24,7 +24,7 @@ class RunFolder:
     `config.toml` (resolved), `model/` (a model that was built for the run), `dequantized/` (the plain weights of one
     that is learned on in 4 bits), `cloning.jsonl` (one object a part of the demonstrations), `metrics.jsonl` (one
     object an update), `checkpoints/update-NNNNNN/`, `trajectories/`, `broken/` (what steps that were not finite learned
-    from), `tensorboard/`, `evaluations.json`, `result.json` and plots.
+    from), `tensorboard/`, `learners/` (what several learners printed), `evaluations.json`, `result.json` and plots.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,6 +33,7 @@ class RunFolder:
         self.dequantized = path / "dequantized"
         self.metrics = path / "metrics.jsonl"
         self.cloning = path / "cloning.jsonl"
+        self.learner_logs = path / "learners"
         self.checkpoints = path / "checkpoints"
         self.trajectories = path / "trajectories"
         self.broken = path / "broken"

@@ -16,7 +16,7 @@ from llmgym.engine.answers import Entropy, choose_candidate, entropies_of
 from llmgym.engine.checks import check_acting
 from llmgym.engine.requests import Decision, encode_decisions
 from llmgym.errors import ConfigError, EngineError
-from llmgym.learner import Learner
+from llmgym.run.learning import RunLearner
 from llmgym.types import (
     Acting,
     Choice,
@@ -37,7 +37,7 @@ __all__ = ["GuidedEngine", "guided"]
 POLICY = "policy"
 
 
-def guided(engine: Engine, learner: Learner, beta: float | None = None) -> Engine:
+def guided(engine: Engine, learner: RunLearner, beta: float | None = None) -> Engine:
     """Return who acts as a learner does: the engine itself, unless heads guide the policy.
 
     Args:
@@ -68,7 +68,7 @@ class GuidedEngine:
     Another temperature sharpens or flattens these probabilities as a whole; 0 takes the best action.
     """
 
-    def __init__(self, engine: Engine, learner: Learner, beta: float) -> None:
+    def __init__(self, engine: Engine, learner: RunLearner, beta: float) -> None:
         """Let the heads of a learner guide its policy.
 
         Args:

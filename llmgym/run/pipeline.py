@@ -17,8 +17,8 @@ from typing import Protocol
 
 from llmgym.config import RunConfig
 from llmgym.engine.shared_engine import EngineTakenError, SharedEngine
-from llmgym.learner import Learner
 from llmgym.run.experience import collect_experience, open_experience
+from llmgym.run.learning import RunLearner
 from llmgym.run.report import Reporter, SilentReporter
 from llmgym.types import Decides, Engine, Trajectory
 
@@ -50,7 +50,7 @@ class Pipeline(Protocol):
         """Return the experience of the next update."""
         ...
 
-    def publish(self, learner: Learner, *, is_kept: bool = True) -> dict[str, float]:
+    def publish(self, learner: RunLearner, *, is_kept: bool = True) -> dict[str, float]:
         """Let the learner's weights collect from now on; see `Learner.publish`.
 
         Args:
@@ -62,7 +62,7 @@ class Pipeline(Protocol):
 @contextmanager
 def open_pipeline(
     config: RunConfig,
-    learner: Learner,
+    learner: RunLearner,
     engine: Engine,
     *,
     num_updates: int,
@@ -120,7 +120,7 @@ class CollectsInTurns:
         self._engine.sleep()
         return experience
 
-    def publish(self, learner: Learner, *, is_kept: bool = True) -> dict[str, float]:
+    def publish(self, learner: RunLearner, *, is_kept: bool = True) -> dict[str, float]:
         """Swap the weights into the engine, if it acts with them, or if they are kept."""
         self._engine.wake_up()
         return learner.publish(self._engine) if self._acts or is_kept else {}
@@ -162,7 +162,7 @@ class CollectsAhead:
             self._raise_error()
             return self._collected.popleft()
 
-    def publish(self, learner: Learner, *, is_kept: bool = True) -> dict[str, float]:
+    def publish(self, learner: RunLearner, *, is_kept: bool = True) -> dict[str, float]:
         """Swap the weights between two decisions of the thread; one experience more may be begun then."""
         try:
             with self._engine.held() as engine:

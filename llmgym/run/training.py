@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,18 @@ from llmgym.engine import check_engine, load_engine
 from llmgym.engine.parser import load_parser
 from llmgym.errors import EnvError
 from llmgym.learner import Learner
+from llmgym.learner.group import MakesLearner
+from llmgym.memory import PeakMemory
 from llmgym.rollout.store import write_trajectories
 from llmgym.run.agents import RANDOM, RandomAgent
 from llmgym.run.broken import kept_if_broken
-from llmgym.run.clone import clone_expert
+from llmgym.run.clone import clone_expert, clone_maker
 from llmgym.run.correcting import correct_clone
 from llmgym.run.experience import learn_from
 from llmgym.run.folder import RunFolder, write_whole
 from llmgym.run.guided import guided
+from llmgym.run.learning import RunLearner, open_learner
 from llmgym.run.measure import measure_agent, measure_engine
-from llmgym.run.memory import PeakMemory
 from llmgym.run.metrics import MetricsLog, RunningEpisodes, unparsed_share
 from llmgym.run.models import check_model, prepare_model, served_model
 from llmgym.run.offline import check_offline
@@ -74,10 +77,15 @@ def train(
     try:
         run = _open(config, Path(run_dir), reporter, resume)
         num_done, checkpoint = run.folder.newest_checkpoint() if resume else (0, None)
-        learner = _first_learner(run) if checkpoint is None else Learner.load(checkpoint)
+        make = _prepare(run) if checkpoint is None else partial(Learner.load, checkpoint)
         rows = run.folder.forget_after(num_done)
         seconds_before = rows[-1]["seconds"] if rows else 0.0
-        with closing(learner), _load_engine(run) as engine:
+        with ExitStack() as stack:
+            learner = stack.enter_context(open_learner(make, run.config.learner, run.folder.learner_logs))
+            if checkpoint is None:
+                clone_expert(run.config, learner, reporter, run.folder.cloning)
+                learner.save(run.folder.checkpoint(0))
+            engine = stack.enter_context(_load_engine(run))
             learner.publish(engine, version=learner.version)
             if run.config.clone.is_wanted and "clone" not in run.folder.read_evaluations():
                 _measure(run, "clone", engine)
@@ -95,7 +103,7 @@ def train(
         reporter.close()
 
 
-def _correct(run: _Run, learner: Learner, engine: Engine) -> None:
+def _correct(run: _Run, learner: RunLearner, engine: Engine) -> None:
     """Let the expert correct the clone, and measure what comes of it; what an interrupted run has done stays done."""
     folder = run.folder
     correct_clone(
@@ -110,7 +118,7 @@ def _correct(run: _Run, learner: Learner, engine: Engine) -> None:
         _measure(run, "corrected", engine)
 
 
-def _reinforce(run: _Run, learner: Learner, engine: Engine, num_done: int, started: float) -> None:
+def _reinforce(run: _Run, learner: RunLearner, engine: Engine, num_done: int, started: float) -> None:
     """Collect, learn and swap until the updates are done.
 
     Args:
@@ -195,15 +203,13 @@ def _open(config: RunConfig, path: Path, reporter: Reporter, resume: bool) -> _R
     return _Run(config, folder, reporter)
 
 
-def _first_learner(run: _Run) -> Learner:
-    """Build the model, measure the random policy, clone the expert, and keep the outcome as checkpoint 0."""
+def _prepare(run: _Run) -> MakesLearner:
+    """Build the model, measure the random policy, and return what makes the learner."""
     run.reporter.stage("model", None, "")
     model = prepare_model(run.config, run.folder.model)
     check_engine(model, run.config.backend, run.config.engine)
     _measure_random(run)
-    learner = clone_expert(run.config, model, run.reporter, run.folder.cloning)
-    learner.save(run.folder.checkpoint(0))
-    return learner
+    return clone_maker(run.config, model)
 
 
 def _load_engine(run: _Run) -> Engine:

@@ -47,6 +47,13 @@ def test_train_passes_recipe_overrides_and_folder_on(trainings: list[tuple[RunCo
     assert (config.seed, config.updates, run_dir, resume) == (3, 1, Path("here"), False)
 
 
+def test_train_has_as_many_learners_as_asked_for(trainings: list[tuple[RunConfig, Path, bool]]) -> None:
+    assert RUNNER.invoke(app, ["train", "--run-dir", "here", "--learners", "3"]).exit_code == 0
+    assert RUNNER.invoke(app, ["train", "--run-dir", "here", "--set", "learner.num_ranks=2"]).exit_code == 0
+    assert RUNNER.invoke(app, ["train", "--run-dir", "here"]).exit_code == 0
+    assert [config.learner.num_ranks for config, _, _ in trainings] == [3, 2, 1]
+
+
 def test_train_shows_each_policy_with_its_interval(trainings: list[tuple[RunConfig, Path, bool]]) -> None:
     output = RUNNER.invoke(app, ["train", "--run-dir", "here"]).output
     assert len(trainings) == 1

@@ -14,11 +14,12 @@ from torch import Tensor
 from llmgym.algorithms import DAPO, GRPO, GSPO, PPO, RLOO, BehaviourCloning, DrGRPO
 from llmgym.algorithms.algorithm import Algorithm, credit_of, wants_reference
 from llmgym.learner import Learner, LoraSettings
-from llmgym.learner.inference import pack_turns
+from llmgym.learner.gradient import Gradients
 from llmgym.learner.minibatch import units_of
 from llmgym.learner.optimizer import learned_parameters
 from llmgym.learner.reference import Reference
 from llmgym.learner.row import group_rows
+from llmgym.learner.state_rows import pack_turns
 from llmgym.learner.update import Update, run_update
 from llmgym.types import Acting, Batch
 
@@ -72,7 +73,7 @@ def gradients(
     optimizer = Keeps(learned_parameters(learner.policy).values(), lr=0.0)
     rows = pack_turns(learner.policy, batch.turns, ACTING, None)
     run_update(
-        learner.policy,
+        Gradients(learner.policy),
         optimizer,
         rows,
         batch,

@@ -14,9 +14,9 @@ from llmgym.algorithms import PPO, BehaviourCloning
 from llmgym.errors import LearnerError
 from llmgym.learner import Learner
 from llmgym.learner.evaluation import evaluate
-from llmgym.learner.inference import pack_turns
 from llmgym.learner.packing import build_pack
 from llmgym.learner.row import FreeTokens, build_rows
+from llmgym.learner.state_rows import pack_turns
 from llmgym.types import Acting, Batch, TokenIds, Trajectory, Turn
 
 EOS = 1

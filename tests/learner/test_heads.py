@@ -17,8 +17,8 @@ from llmgym.errors import LearnerError
 from llmgym.learner import Learner, LoraSettings, ValueHead, heads_for
 from llmgym.learner.evaluation import evaluate
 from llmgym.learner.heads import build_heads
-from llmgym.learner.inference import pack_turns
 from llmgym.learner.packing import build_pack
+from llmgym.learner.state_rows import pack_turns
 from llmgym.types import Acting, Batch, Turn
 
 Make = Callable[..., Any]

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from llmgym.algorithms import ILQL, BehaviourCloning, ReturnSettings
 from llmgym.errors import LearnerError
 from llmgym.learner import Learner, LoraSettings, ValueHead, heads_for
-from llmgym.learner.inference import infer_next_values, pack_turns
+from llmgym.learner.gradient import Gradients
+from llmgym.learner.inference import infer_next_values
 from llmgym.learner.minibatch import check_batch, open_ledger
+from llmgym.learner.state_rows import pack_turns
 from llmgym.learner.target_heads import TargetHead
 from llmgym.learner.update import Update, run_update
 from llmgym.rollout.batch import make_batch
@@ -85,7 +87,7 @@ def gradients(learner: Learner, batch: Batch, max_tokens: int) -> tuple[list[Ten
     update = Update(learner.algorithm, learner.acting, max_tokens, None)
     rows = pack_turns(learner.policy, batch.turns, learner.acting, None)
     optimizer = torch.optim.SGD(learned, lr=1.0)
-    metrics = run_update(learner.policy, optimizer, rows, batch, update=update, rng=np.random.default_rng(0))
+    metrics = run_update(Gradients(learner.policy), optimizer, rows, batch, update=update, rng=np.random.default_rng(0))
     return [old - new for old, new in zip(before, learner.policy.parameters(), strict=True)], metrics
 
 

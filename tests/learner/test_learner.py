@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from llmgym.algorithms import PPO, BehaviourCloning, Outputs, Targets
 from llmgym.errors import LearnerError
 from llmgym.learner import Learner, LoraSettings, ValueHead
-from llmgym.learner.inference import pack_turns
+from llmgym.learner.gradient import Gradients
+from llmgym.learner.state_rows import pack_turns
 from llmgym.learner.update import Update, run_update
 from llmgym.types import Acting, Batch, FloatArray, Trajectory, Turn
 
@@ -116,7 +117,9 @@ def test_micro_batches_of_one_row_give_the_gradient_of_all_at_once(
         optimizer = torch.optim.SGD(learner.policy.parameters(), lr=1.0)
         rows = pack_turns(learner.policy, batch.turns, Acting(), None)
         update = Update(algorithm, Acting(), max_tokens, None)
-        metrics = run_update(learner.policy, optimizer, rows, batch, update=update, rng=np.random.default_rng(0))
+        metrics = run_update(
+            Gradients(learner.policy), optimizer, rows, batch, update=update, rng=np.random.default_rng(0)
+        )
         gradients = [b - a for b, a in zip(before, weights_of(learner), strict=True)]
         return gradients, metrics
 
@@ -189,7 +192,9 @@ def test_gradient_is_really_clipped(make_model: Make, make_batch: Make) -> None:
         optimizer = torch.optim.SGD(learner.policy.parameters(), lr=1.0)
         rows = pack_turns(learner.policy, make_batch().turns, Acting(), None)
         update = Update(PPO(epochs=1, minibatch_turns=1000), Acting(), 10**6, max_grad_norm)
-        metrics = run_update(learner.policy, optimizer, rows, make_batch(), update=update, rng=np.random.default_rng(0))
+        metrics = run_update(
+            Gradients(learner.policy), optimizer, rows, make_batch(), update=update, rng=np.random.default_rng(0)
+        )
         moved = sum(float((a - b).square().sum()) for a, b in zip(before, weights_of(learner), strict=True)) ** 0.5
         return metrics["grad_norm"], moved
 

@@ -11,11 +11,12 @@ from llmgym.candidates import action_logprobs, build_trie, close_prefixes
 from llmgym.errors import LearnerError
 from llmgym.learner.evaluation import checked_policy, evaluate, evaluate_scores
 from llmgym.learner.heads import ValueHead
-from llmgym.learner.inference import infer_scores, pack_states, pack_turns
+from llmgym.learner.inference import score_candidates
 from llmgym.learner.loading import load_model
 from llmgym.learner.packing import build_pack
 from llmgym.learner.policy import Policy
 from llmgym.learner.row import build_rows
+from llmgym.learner.state_rows import pack_turns
 from llmgym.types import Acting, TokenIds, Trajectory, Turn
 
 EOS = 1
@@ -106,8 +107,7 @@ def test_sequence_scores_equal_brute_force_with_duplicates(kind: str, make_model
     policy = Policy(load_model(model), {}, None)
     contexts = [[3, 4, 5, 6], [9], [3, 4, 5, 6, 7, 8]]
     candidates: list[tuple[TokenIds, ...]] = [((5, 6), (5, 6), (5,)), ((2, 3, 4, 5, 6),), ((EOS,), (5, EOS), (0, 0, 0))]
-    rows = pack_states(policy, [np.array(ids, np.int32) for ids in contexts], candidates)
-    scores = infer_scores(policy, rows, max_tokens=64)
+    scores = score_candidates(policy, contexts, candidates, max_tokens=64)
     for context, options, found in zip(contexts, candidates, scores, strict=True):
         wanted = [float(token_logprobs(model, context, option).sum().detach()) for option in options]
         np.testing.assert_allclose(found, wanted, atol=1e-5)

@@ -13,9 +13,9 @@ from llmgym.algorithms import PPO, BehaviourCloning
 from llmgym.algorithms.algorithm import ReadsText
 from llmgym.learner import Learner
 from llmgym.learner.evaluation import evaluate
-from llmgym.learner.inference import pack_turns
 from llmgym.learner.packing import build_pack
 from llmgym.learner.reading import build_reading
+from llmgym.learner.state_rows import pack_turns
 from llmgym.types import Acting, Batch, Turn
 
 Make = Callable[..., Any]

@@ -1,0 +1,1 @@
+"""Several processes that learn as one: how they are started, spoken to and watched. Knows no algorithm."""
