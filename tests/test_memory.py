@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llmgym.memory import PeakMemory
-from llmgym.run import memory
+from llmgym import memory
 
 GIB = 2**30
 

@@ -64,8 +64,9 @@ def check_adapter(folder: str, sizes: LayerSizes, model: str) -> None:
         base = config.get("base_model_name_or_path") or "another model"
         has = "has no such layer" if expected is None else f"takes {expected[0]} and gives {expected[1]}"
         raise EngineError(
-            f"Expected an adapter of {model}, found in {folder} one of {base}: its {layer} takes {found[0]} numbers "
-            f"and gives {found[1]}, where the model {has}. Load an adapter that was trained on this model."
+            f"Expected an adapter that fits the model, but the one in {folder} does not: it was trained on {base}, and "
+            f"its {layer} takes {found[0]} numbers and gives {found[1]}, where {model} {has}. Load an adapter that was "
+            "trained on this model."
         )
 
 

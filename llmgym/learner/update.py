@@ -220,7 +220,7 @@ def _explained_variance(values: FloatArray, returns: FloatArray) -> float:
     """
     is_met = np.isfinite(values)
     values, returns = values[is_met], returns[is_met]
-    variance = float(np.var(returns, dtype=np.float64))
+    variance = float(np.var(returns, dtype=np.float64)) if len(returns) else 0.0
     if variance < 1e-12:
         return 0.0
     return 1.0 - float(np.var(returns - values, dtype=np.float64)) / variance

@@ -67,7 +67,7 @@ def _keep(folder: Path, name: str, broken: Sequence[NonFiniteError], trajectorie
             "error": str(error),
             "broken": list(error.broken),
             "metrics": _as_json(error.metrics),
-            "turns": [places[id(turn)] for turn in error.turns],
+            "turns": [places[id(turn)] for turn in error.turns if id(turn) in places],
         }
         for error in broken
     ]

@@ -24,9 +24,9 @@ def adapter(tiny_zoo: dict[str, Path], tmp_path: Path) -> Path:
 
 def refusal(adapter: Path, trained_on: Path, model: Path) -> str:
     return (
-        f"Expected an adapter of {model}, found in {adapter} one of {trained_on}: its model.layers.0.mlp.down_proj "
-        "takes 64 numbers and gives 64, where the model takes 128 and gives 64. Load an adapter that was trained on "
-        "this model."
+        f"Expected an adapter that fits the model, but the one in {adapter} does not: it was trained on {trained_on}, "
+        "and its model.layers.0.mlp.down_proj takes 64 numbers and gives 64, where "
+        f"{model} takes 128 and gives 64. Load an adapter that was trained on this model."
     )
 
 
@@ -52,7 +52,7 @@ def test_an_adapter_fits_its_own_model_whatever_the_layers_are(tiny_zoo: dict[st
         learner = Learner(source, lora=LoraSettings(rank=2))
         learner.policy.write_adapter(str(tmp_path / kind))
         check_adapter(str(tmp_path / kind), model_layer_sizes(source), source)
-    with pytest.raises(EngineError, match=r"where the model has no such layer\. Load an adapter that was trained"):
+    with pytest.raises(EngineError, match=r"where llama has no such layer\. Load an adapter that was trained"):
         check_adapter(str(tmp_path / "gpt2"), model_layer_sizes(str(tiny_zoo["llama"])), "llama")
 
 

@@ -199,14 +199,12 @@ def test_adapters_that_do_not_fit_are_refused_and_leave_the_old_one_in_place(
         with pytest.raises(EngineError, match=r"Expected a PEFT adapter in .*, found no adapter_config\.json there"):
             engine.load_adapter(str(tmp_path), 1)
         _, foreign = make_adapter("gpt2", 1)
-        with pytest.raises(
-            EngineError, match=r"Expected an adapter of .*, found in .* one of .*gpt2.*Load an adapter that was"
-        ):
+        with pytest.raises(EngineError, match=r"Expected an adapter that fits the model, but the one in .* does not"):
             engine.load_adapter(foreign, 1)
         assert_scores(engine, AutoModelForCausalLM.from_pretrained(tiny_zoo["llama"]).eval())
         adapted, path = make_adapter("llama", 1)
         engine.load_adapter(path, 1)
-        with pytest.raises(EngineError, match=r"Expected an adapter of .*, found in .* one of"):
+        with pytest.raises(EngineError, match="Expected an adapter that fits the model"):
             engine.load_adapter(foreign, 2)
         assert engine.version == 1
         assert_scores(engine, adapted)

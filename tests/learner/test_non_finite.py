@@ -109,6 +109,7 @@ def test_a_step_is_skipped_whole_whichever_micro_batch_breaks_it(make_model: Mak
     )
     metrics = learner.update(batch)
     assert (metrics["steps"], metrics["skipped_steps"]) == (1, 1)
+    assert metrics["explained_variance"] == 0.0, "of an epoch in which nothing was learned"
     plain = Learner(make_model(), algorithm=BreaksAt((), minibatch_turns=1000), learning_rate=1e-3)
     assert plain.update(batch)["grad_norm"] == pytest.approx(metrics["grad_norm"], rel=1e-5)
     for first, second in zip(weights_of(learner), weights_of(plain), strict=True):

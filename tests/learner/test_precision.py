@@ -64,7 +64,7 @@ def test_it_learns(kind: str, lora: LoraSettings | None, make_model: Make, make_
         acting=Acting("constrained"),
         learning_rate=3e-3,
     )
-    losses = [learner.update(make_batch(10))["clone_loss"] for _ in range(8)]
+    losses = [learner.update(make_batch(10))["clone_loss"] for _ in range(3)]
     assert losses[-1] < 0.5 * losses[0]
 
 
