@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,7 +44,7 @@ def bench(
         report.write_json(json_file)
         typer.echo(f"Figures, versions and machine in {json_file}.")
     else:
-        _print_pairs({figure: f"{value:.4g}" for figure, value in report.figures.items()})
+        _print_figures(report.figures, name)
         typer.secho(_one_line(report.machine), dim=True)
         typer.secho(_one_line(report.versions), dim=True)
 
@@ -61,6 +62,19 @@ def benchmarks() -> dict[str, str]:
         if any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in tree.body):
             found[module.name] = (ast.get_docstring(tree) or "").partition("\n")[0]
     return found
+
+
+def _print_figures(figures: Mapping[str, float], title: str) -> None:
+    """Print success rates as tables, one for each environment, and what is left as pairs."""
+    from llmgym.bench.successes import measured_policies
+    from llmgym.cli.success_table import print_successes
+
+    shown: set[str] = set()
+    for env, policies in measured_policies(figures).items():
+        print_successes(make_console(), policies, env or title)
+        prefixes = tuple(f"{env}_{policy}_" if env else f"{policy}_" for policy in policies)
+        shown |= {figure for figure in figures if figure.startswith(prefixes)}
+    _print_pairs({figure: f"{value:.4g}" for figure, value in figures.items() if figure not in shown})
 
 
 def _print_pairs(pairs: dict[str, str]) -> None:

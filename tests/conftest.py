@@ -16,6 +16,12 @@ from llmgym.types import Engine
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    # Each worker has cores of its own: threads of torch that wait for each other across workers are ten times slower.
+    worker, num_workers = int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[worker % len(cores) :: num_workers])
+os.environ.pop("COLUMNS", None)  # workers are given one, and tables are as wide as it says
 
 WORDS = "turn left turn right go forward pick up drop toggle You see a red ball 2 steps left and 1 step forward"
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from llmgym.memory import PeakMemory
 from llmgym import memory
+from llmgym.memory import PeakMemory
 
 GIB = 2**30
 

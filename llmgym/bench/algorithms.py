@@ -2,7 +2,8 @@
 
 On a small level of BabyAI and on FrozenLake, for every training seed: a tiny model clones a few demonstrations, and
 from there every algorithm learns until the steps are used up. Success is measured on the same held-out episodes for
-all; random and cloned policies are the first rows. Intervals are over training seeds: rliable's stratified bootstrap of
+all; random and cloned policies are the first rows. What learns from recorded transitions (ILQL) lets the clone take all
+steps, and learns from them then. Intervals are over training seeds: rliable's stratified bootstrap of
 the mean.
 """
 
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from llmgym.algorithms.algorithm import compares_states
+from llmgym.algorithms.algorithm import Bootstraps, ReadsHeads, compares_states
 from llmgym.bench.report import Report, make_report
 from llmgym.config import CloneSettings, CollectSettings, EvaluationSettings, RunConfig
 from llmgym.engine import load_engine
@@ -33,12 +34,14 @@ from llmgym.run.agents import RandomAgent
 from llmgym.run.clone import clone_expert, clone_maker
 from llmgym.run.collecting import open_collector
 from llmgym.run.experience import collect_experience, episode_seeds, learn_from
+from llmgym.run.guided import guided
 from llmgym.run.learning import RunLearner, open_learner
 from llmgym.run.measure import measure_agent, measure_engine
 from llmgym.run.models import prepare_model
+from llmgym.run.offline import OfflineCollector
 from llmgym.run.report import SilentReporter
 from llmgym.run.seeds import training_seed
-from llmgym.types import Engine
+from llmgym.types import Engine, Trajectory
 
 __all__ = ["Outcome", "Workload", "play_seed", "run"]
 
@@ -55,7 +58,10 @@ ALGORITHMS: Mapping[str, Mapping[str, Any]] = {
     "gspo": {"minibatch_turns": 256, "entropy_coef": 0.01, **SHARP},
     "gigpo": {"minibatch_turns": 256, "entropy_coef": 0.01},
     "rejection": {"minibatch_turns": 256, "kept_share": 0.5},
+    "ilql": {"minibatch_turns": 128, "tau": 0.9, "alpha": 0.05, "beta": 20.0},
 }
+OFFLINE_PASSES = 8
+"""How often what learns from recorded transitions goes through them."""
 
 
 @dataclass(frozen=True)
@@ -153,11 +159,20 @@ def play_seed(work: Workload, name: str, seed: int) -> Outcome:
         for algorithm, settings in work.algorithms.items():
             started = perf_counter()
             chosen = replace(config, algorithm={"name": algorithm, **settings})
-            with closing(Learner.load(Path(folder) / "clone", num_threads=1)) as learner:
+            with closing(_from_clone(Path(folder) / "clone", chosen)) as learner:
                 env_steps[algorithm] = _learn(chosen, learner, engine, work.num_env_steps)
-            success[algorithm] = _measure(chosen, engine)
+                success[algorithm] = _measure(chosen, guided(engine, learner))
             seconds[algorithm] = perf_counter() - started
     return Outcome(success, env_steps, seconds)
+
+
+def _from_clone(folder: Path, config: RunConfig) -> Learner:
+    """Return who goes on from the clone: with its critic, or with new heads where the algorithm has some of its own."""
+    algorithm = config.make_algorithm()
+    if not isinstance(algorithm, ReadsHeads):
+        return Learner.load(folder, num_threads=1)
+    model = str(folder / "model")
+    return Learner(model, algorithm=algorithm, acting=config.acting, num_threads=1, seed=config.seed)
 
 
 def _config(work: Workload, name: str, seed: int) -> RunConfig:
@@ -180,7 +195,8 @@ def _learn(config: RunConfig, learner: RunLearner, engine: Engine, num_env_steps
     algorithm = config.make_algorithm()
     learner.set_algorithm(algorithm, learning_rate=config.learner.learning_rate, optimizer=config.learner.optimizer)
     learner.publish(engine, version=0)
-    taken = 0
+    is_offline = isinstance(algorithm, Bootstraps)
+    taken, recorded = 0, list[Trajectory]()
     with open_collector(
         config.env,
         config.env_settings,
@@ -196,8 +212,16 @@ def _learn(config: RunConfig, learner: RunLearner, engine: Engine, num_env_steps
         while taken < num_env_steps:
             trajectories = collect_experience(collector, algorithm, config.collect, config.returns)
             taken += sum(len(trajectory.turns) for trajectory in trajectories)
+            if is_offline:
+                recorded += trajectories
+                continue
             learn_from(trajectories, learner, config.returns)
             learner.publish(engine)
+    if is_offline:
+        replay = OfflineCollector(recorded, num_envs=config.collect.num_envs, seed=config.seed, num_done=0)
+        for _ in range(OFFLINE_PASSES * len(recorded) // config.collect.num_envs):
+            learn_from(replay.collect_episodes(1), learner, config.returns)
+        learner.publish(engine)
     return taken
 
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from llmgym.bench.report import make_report
 from llmgym.cli.bench import benchmarks
 from llmgym.cli.main import app
 from llmgym.config import EvalConfig, RunConfig
@@ -219,6 +220,21 @@ def test_benchmarks_are_listed_with_what_they_measure() -> None:
         assert name in result.output
         assert about
     assert "report" not in benchmarks()
+
+
+def test_success_rates_of_a_benchmark_are_shown_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {"success": 0.5, "low": 0.25, "high": 0.75}
+    figures = {f"{name}_{end}": rate for name in ("lake_random", "lake_ppo") for end, rate in rates.items()}
+    figures |= {"lake_ppo_env_steps": 8192.0, "score_tokens_per_second": 77.0}
+    module = importlib.import_module("llmgym.bench.algorithms")
+    monkeypatch.setattr(module, "run", lambda: make_report(figures))
+    result = RUNNER.invoke(app, ["bench", "algorithms"])
+    assert result.exit_code == 0
+    rows = [line.split() for line in result.output.splitlines()]
+    assert next(row for row in rows if row[:1] == ["random"])[-3:] == ["25.0%", "to", "75.0%"]
+    assert next(row for row in rows if row[:1] == ["ppo"])[-4:] == ["25.0%", "to", "75.0%", "8192"]
+    assert ["score_tokens_per_second", "77"] in rows
+    assert "lake_ppo" not in result.output
 
 
 def test_unknown_benchmark_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

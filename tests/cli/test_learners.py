@@ -64,6 +64,8 @@ def test_two_learners_train_what_one_does(tmp_path: Path) -> None:
         (first[num_learners],) = lines_of(run_dir / "metrics.jsonl")
         assert load_config(run_dir / "config.toml").learner.num_ranks == num_learners
         assert json.loads((run_dir / "result.json").read_text())["trained"]["episodes"] == 4
+    for rows in (cloned, first):
+        assert 0.05 < rows[2].pop("learners_peak_memory_gib") < 64
     assert cloned[2] == pytest.approx(cloned[1], rel=1e-3, abs=1e-4)
     assert first[2].keys() == first[1].keys()
     for name in ("loss", "entropy", "value_loss", "grad_norm", "explained_variance", "env_steps"):

@@ -52,3 +52,20 @@ def test_what_cannot_be_drawn_is_told_in_a_line(tmp_path: Path) -> None:
         assert message in result.stderr
         assert len(result.stderr.splitlines()) == 1
     assert RUNNER.invoke(app, ["plot", str(run), "--out", str(tmp_path / "no" / "c.png")]).exit_code == 1
+
+
+def test_draws_the_success_rates_of_a_benchmark(tmp_path: Path) -> None:
+    rates = {"success": 0.5, "low": 0.25, "high": 0.75, "seconds": 3.0}
+    names = [f"{env}_{policy}" for env in "ab" for policy in ("random", "ppo")]
+    figures = {f"{name}_{end}": rate for name in names for end, rate in rates.items()}
+    report = tmp_path / "algorithms.json"
+    report.write_text(json.dumps({"figures": figures}))
+    result = RUNNER.invoke(app, ["plot", str(report), "--out", str(tmp_path / "a.png")])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    for text in ('{"figures": {"steps": 1.0}}', "[]", "no JSON"):
+        report.write_text(text)
+        result = RUNNER.invoke(app, ["plot", str(report), "--out", str(tmp_path / "b.png")])
+        assert result.exit_code == 1
+        assert f"Expected a report with success rates in {report}, found none." in result.stderr
+        assert len(result.stderr.splitlines()) == 1
