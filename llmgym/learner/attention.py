@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
 
 from llmgym.errors import LearnerError
+from llmgym.learner.flex import attend_flexibly
 
 __all__ = ["PACKED_ATTENTION", "packed_attention", "use_packed_attention"]
 
@@ -44,7 +46,7 @@ def packed_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | BlockMask | None,
     *,
     scaling: float | None = None,
     **others: Any,
@@ -56,7 +58,8 @@ def packed_attention(
         query: (R, num_heads, T, head size); the trunk's tokens, then those of the branches.
         key: (R, num_key_heads, T, head size).
         value: (R, num_key_heads, T, head size).
-        attention_mask: float (R, 1, tokens of branches, T), added to the scores of the branches; None without any.
+        attention_mask: float (R, 1, tokens of branches, T), added to the scores of the branches, or a rule of that
+            shape; None without branches.
         scaling: of the scores; one over the root of the head size if None.
         others: what transformers passes besides.
 
@@ -82,8 +85,10 @@ def packed_attention(
         trunk = scaled_dot_product_attention(
             query[:, :, :num_trunk], key[:, :, :num_trunk], value[:, :, :num_trunk], is_causal=True, scale=scaling
         )
-        branches = scaled_dot_product_attention(
-            query[:, :, num_trunk:], key, value, attn_mask=attention_mask, scale=scaling
-        )
+        asking = query[:, :, num_trunk:]
+        if isinstance(attention_mask, Tensor):
+            branches = scaled_dot_product_attention(asking, key, value, attn_mask=attention_mask, scale=scaling)
+        else:
+            branches = attend_flexibly(asking, key, value, attention_mask, scaling)
         result = torch.cat([trunk, branches], dim=2)
     return result.transpose(1, 2).contiguous(), None

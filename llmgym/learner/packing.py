@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 from llmgym.learner.branch import IntArray
+from llmgym.learner.flex import build_block_mask, is_flexible
 from llmgym.learner.row import Row
 
 __all__ = ["Pack", "build_pack"]
@@ -29,8 +30,8 @@ class Pack:
         state_indices: int64 (N,), numpy; positions of the states in the list that was packed.
         input_ids: int64 (R, T); 0 in the padding, where no one looks.
         position_ids: int64 (R, T); how many tokens each has before it, as the model should see it.
-        branch_mask: float (R, 1, B, T); 0 where a branch's token (third axis) sees a token, else the least float; None
-            where B is 0. The trunk is causal and blind to branches without a mask.
+        branch_mask: float (R, 1, B, T); 0 where a branch's token (third axis) sees a token, else the least float; or
+            the same as a rule; None where B is 0. The trunk is causal and blind to branches without a mask.
         end_indices: int64 (N,); where each state's prompt ends, in the flattened R*T tokens.
         context_indices: int64 (N,); where what is read before its candidates ends: where its action is drawn.
         point_indices: int64 (P,); where each point is, in the flattened R*T tokens; state after state.
@@ -51,7 +52,7 @@ class Pack:
     state_indices: IntArray
     input_ids: Tensor
     position_ids: Tensor
-    branch_mask: Tensor | None
+    branch_mask: Tensor | BlockMask | None
     end_indices: Tensor
     context_indices: Tensor
     point_indices: Tensor
@@ -68,19 +69,30 @@ class Pack:
     free: Tensor
 
 
-def build_pack(rows: Sequence[Row], *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Pack:
+def build_pack(
+    rows: Sequence[Row],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    flexible: bool | None = None,
+) -> Pack:
     """Pad rows to one length and number their points, edges and candidates through.
 
     Args:
         rows: at least one.
         dtype: of the attention mask; the model's.
         device: where to put the tensors.
+        flexible: whether the branches' mask is a rule for FlexAttention, and no table for SDPA; on GPUs if None, where
+            that works.
     """
     num_trunk, num_fed = max(row.num_trunk for row in rows), max(row.num_fed for row in rows)
     width = num_trunk + num_fed
     branches = [branch for row in rows for branch in row.branches]
     fed_mask = np.arange(num_fed) < np.array([row.num_fed for row in rows])[:, None]
     fed_limits = _fed_limits(rows)
+    # Padding sees the first token of the trunk: a token that sees nothing would turn into NaN.
+    limits = np.ones(fed_mask.shape, np.int64)
+    limits[fed_mask] = fed_limits
     input_ids = np.zeros((len(rows), width), np.int64)
     for number, row in enumerate(rows):
         input_ids[number, : row.num_trunk] = row.trunk_ids
@@ -119,7 +131,7 @@ def build_pack(rows: Sequence[Row], *, dtype: torch.dtype = torch.float32, devic
         state_indices=np.concatenate([row.state_indices for row in rows]),
         input_ids=to_tensor(input_ids),
         position_ids=to_tensor(position_ids),
-        branch_mask=_branch_mask(rows, fed_mask, fed_limits, num_trunk, dtype).to(device) if num_fed else None,
+        branch_mask=_branch_mask(rows, limits, num_trunk, dtype, device, flexible) if num_fed else None,
         end_indices=to_tensor(ends),
         context_indices=to_tensor(contexts),
         point_indices=to_tensor(points),
@@ -175,16 +187,17 @@ def _ragged(flat: IntArray, lengths: IntArray, padding: int) -> IntArray:
 
 
 def _branch_mask(
-    rows: Sequence[Row], fed_mask: npt.NDArray[np.bool_], fed_limits: IntArray, num_trunk: int, dtype: torch.dtype
-) -> Tensor:
-    """Return (R, 1, B, T): 0 where a branch's token sees a token, else the least float.
-
-    It sees the trunk as far as its context goes, its ancestors and itself. Padding sees the first token of the trunk: a
-    token that sees nothing would turn into NaN.
-    """
-    num_rows, num_fed = fed_mask.shape
-    limits = np.ones((num_rows, num_fed), np.int64)
-    limits[fed_mask] = fed_limits
+    rows: Sequence[Row],
+    limits: IntArray,
+    num_trunk: int,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    flexible: bool | None,
+) -> Tensor | BlockMask:
+    """Return what branch tokens see: the trunk as far as limits, int64 (R, B), say, their ancestors and themselves."""
+    if is_flexible(torch.device(device)) if flexible is None else flexible:
+        return build_block_mask(rows, limits, num_trunk, device)
+    num_rows, num_fed = limits.shape
     hides = np.ones((num_rows, num_fed, num_trunk + num_fed), np.bool_)
     hides[:, :, :num_trunk] = np.arange(num_trunk) >= limits[:, :, None]
     for number, row in enumerate(rows):
@@ -195,4 +208,4 @@ def _branch_mask(
                 hides[number, start:stop, num_trunk + start : num_trunk + stop] = ~branch.sees_mask
                 start = stop
     mask = torch.zeros(hides.shape, dtype=dtype)
-    return mask.masked_fill_(torch.from_numpy(hides), torch.finfo(dtype).min).unsqueeze_(1)
+    return mask.masked_fill_(torch.from_numpy(hides), torch.finfo(dtype).min).unsqueeze_(1).to(device)

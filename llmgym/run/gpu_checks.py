@@ -21,6 +21,7 @@ from llmgym.errors import LLMGymError, RunError
 __all__ = [
     "GPU_CHECKS",
     "CheckOutcome",
+    "check_attention",
     "check_bfloat16",
     "check_float32",
     "check_machine",
@@ -100,6 +101,22 @@ def check_float32() -> Found:
             yield "full-weight swap", _compare(engine, changed, adapter, FLOAT32_TOLERANCE)
 
 
+def check_attention() -> Found:
+    """Hold the attention of packed branches through FlexAttention against SDPA with a mask, gradients included."""
+    import torch
+
+    from llmgym.learner.flex import TOLERANCE, gap_to_sdpa, is_flexible
+
+    device = torch.device("cuda" if _num_gpus() else "cpu")
+    gap = gap_to_sdpa(device)
+    if gap > TOLERANCE or is_flexible(device) != bool(_num_gpus()):
+        raise RunError(
+            f"Expected FlexAttention to differ from SDPA by at most {TOLERANCE}, found {gap:.2g}. The learner takes "
+            "SDPA instead."
+        )
+    yield "FlexAttention", f"at most {gap:.1e} from SDPA{', gradients included' if _num_gpus() else ''}"
+
+
 def check_bfloat16() -> Found:
     """Hold an engine in bfloat16 against transformers in float32."""
     from llmgym.engine import load_engine
@@ -150,6 +167,7 @@ def check_training() -> Found:
 
 GPU_CHECKS: tuple[Callable[[], Found], ...] = (
     check_machine,
+    check_attention,
     check_float32,
     check_bfloat16,
     check_parallel,

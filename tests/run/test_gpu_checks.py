@@ -10,7 +10,7 @@ import pytest
 from llmgym.engine import load_engine
 from llmgym.errors import RunError
 from llmgym.run import gpu_checks
-from llmgym.run.gpu_checks import CheckOutcome, check_float32, run_check
+from llmgym.run.gpu_checks import CheckOutcome, check_attention, check_float32, run_check
 
 
 def two_and_then_an_error() -> Iterator[tuple[str, str]]:
@@ -38,6 +38,12 @@ def test_float32_checks_pass_on_a_cpu_too() -> None:
         "sleep and wake",
         "full-weight swap",
     ]
+
+
+def test_branches_attend_alike_on_a_cpu_too() -> None:
+    (outcome,) = run_check(check_attention)
+    assert outcome.is_passed, outcome
+    assert outcome.found.endswith("from SDPA")
 
 
 def test_a_check_that_fails_says_why_and_those_before_it_count() -> None:
