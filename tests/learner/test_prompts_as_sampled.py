@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,7 @@ def play(tokenizer: Any, settings: PromptSettings, acting: Acting, answers: Sequ
     for ids in answers:
         is_ended = ids[-1] == tokenizer.eos_token_id
         text = tokenizer.decode(ids, skip_special_tokens=True)
-        choice = Choice(
-            1, -1.0, np.zeros(2, np.float32), history.candidate_ids, 0, ids, cue, text, is_ended=is_ended
-        )
+        choice = Choice(1, -1.0, np.zeros(2, np.float32), history.candidate_ids, 0, ids, cue, text, is_ended=is_ended)
         turns.append(
             Turn(
                 history.prompt_ids,
@@ -85,7 +84,7 @@ def test_the_learner_reads_what_was_sampled_though_its_text_encodes_otherwise(ti
     turns = play(tokenizer, PromptSettings(), acting, answers)
     (row,) = rows_of(turns, acting)
     assert_rows_hold([row], turns)
-    for turn, following in zip(turns, turns[1:], strict=False):
+    for turn, following in pairwise(turns):
         said = turn.candidate_ids[turn.action] if how == "reason" else ()
         begun = [*turn.prompt_ids.tolist(), *turn.kept_ids, *turn.cue_ids, *said]
         assert following.prompt_ids[: len(begun)].tolist() == begun
@@ -134,8 +133,7 @@ def test_a_chat_that_rewrites_its_past_starts_a_row(
     rows = rows_of(turns, acting)
     assert_rows_hold(rows, turns)
     is_prefix = [
-        following.prompt_ids[: len(turn.prompt_ids) + len(said) - 1].tolist()
-        == [*turn.prompt_ids.tolist(), *said[:-1]]
-        for turn, following in zip(turns, turns[1:], strict=False)
+        following.prompt_ids[: len(turn.prompt_ids) + len(said) - 1].tolist() == [*turn.prompt_ids.tolist(), *said[:-1]]
+        for turn, following in pairwise(turns)
     ]
     assert len(rows) == 1 + is_prefix.count(False) == num_rows
