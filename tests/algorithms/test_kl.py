@@ -53,3 +53,28 @@ def test_as_losses_they_point_to_different_places() -> None:
     torch.testing.assert_close(mean_gradient(k1), torch.zeros(4), atol=1e-7, rtol=0)
     torch.testing.assert_close(mean_gradient(k2), exact_gradient(is_reverse=True))
     torch.testing.assert_close(mean_gradient(k3), exact_gradient(is_reverse=False))
+
+
+def test_means_of_draws_are_the_divergence_within_three_standard_errors() -> None:
+    p, num_draws = torch.log_softmax(P_LOGITS, -1), 100_000
+    drawn = torch.multinomial(p.exp(), num_draws, replacement=True, generator=torch.Generator().manual_seed(0))
+    log_ratio, exact = (p - Q)[drawn].double(), float(divergence(p, Q))
+    deviations = {}
+    for estimate in (k1, k2, k3):
+        found = estimate(log_ratio)
+        deviations[estimate] = float(found.std())
+        error = abs(float(found.mean()) - exact)
+        is_unbiased = error < 3 * deviations[estimate] / num_draws**0.5
+        assert is_unbiased == (estimate is not k2)
+        assert error < 0.1 * exact, "near to each other, the bias of k2 is small"
+    assert deviations[k1] > 2 * max(deviations[k2], deviations[k3])
+
+
+def test_as_a_reward_k1_has_the_gradient_that_k2_has_as_a_loss() -> None:
+    logits = P_LOGITS.clone().requires_grad_()
+    p = torch.log_softmax(logits, -1)
+    # The expected gradient of a policy whose reward is -k1: every draw's log-probability, weighted by k1 held fixed.
+    (p.detach().exp() * k1(p - Q).detach() * p).sum().backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, mean_gradient(k2))
+    assert float((logits.grad - mean_gradient(k3)).abs().max()) > 0.01

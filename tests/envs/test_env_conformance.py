@@ -3,6 +3,7 @@ import warnings
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
@@ -44,6 +45,27 @@ def test_symbolic_env_keeps_the_contract_and_shows_minigrids_view(level: str) ->
         assert observation["image"].tolist() == inner.gen_obs()["image"].tolist()
         assert observation["mission"] == inner.mission
         observation, _, _, _, info = env.step(action)
+
+
+@pytest.mark.parametrize("name", ["BabyAI-GoToLocal-v0", "BabyAI-MixedTrainLocal-v0", "FrozenLake-v0", "Blackjack-v0"])
+def test_an_episode_neither_draws_from_global_generators_nor_seeds_them(name: str) -> None:
+    def episode() -> list[Any]:
+        env = gymnasium.make(f"llmgym/{name}", disable_env_checker=True)
+        seen: list[Any] = [env.reset(seed=3)]
+        for _ in range(6):
+            seen.append(env.step(0))
+            if seen[-1][2] or seen[-1][3]:
+                break
+        return [str(one) for one in seen]
+
+    random.seed(1)
+    np.random.seed(1)
+    before = random.getstate(), str(np.random.get_state())
+    first = episode()
+    assert (random.getstate(), str(np.random.get_state())) == before
+    random.seed(2)
+    np.random.seed(2)
+    assert episode() == first
 
 
 def play(env: gymnasium.Env[Any, Any], seed: int, num_steps: int = 15) -> list[Any]:

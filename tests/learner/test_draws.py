@@ -106,6 +106,30 @@ def test_every_draw_has_the_logprob_of_a_plain_forward_pass(how: str, make_model
     assert targets.num_trajectories == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("credit", ["turn", "draw"])
+@pytest.mark.parametrize("how", ["text", "reason", "score"])
+def test_every_unit_is_learned_from_with_the_advantage_of_its_own(
+    how: str, credit: Any, make_model: Callable[..., Any]
+) -> None:
+    model = make_model()
+    learner = Learner(model, acting=Acting(how), eos_token_id=EOS, max_tokens_per_microbatch=40)  # type: ignore[arg-type]
+    trajectories = [episode(how, observed=observed, seed=observed) for observed in (3, 1, 7)]
+    algorithm = Spy([], credit=credit, minibatch_turns=4)
+    learner.set_algorithm(algorithm)
+    batch = make_batch(trajectories, learner.values(trajectories), ReturnSettings(), algorithm)
+    draws = [slow_draws(model, turn) for turn in batch.turns]
+    slow = [one for each in draws for one in each] if credit == "draw" else [sum(each) for each in draws]
+    numbers = np.arange(1, len(slow) + 1, dtype=np.float32)
+    learner.update(replace(batch, advantages=numbers))
+    assert len(algorithm.seen) > 1, "in several parts"
+    found = [
+        (advantage, logprob)
+        for outputs, targets in algorithm.seen
+        for advantage, logprob in zip(targets.advantages.tolist(), outputs.logprobs.tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(sorted(found), list(zip(numbers, slow, strict=True)), atol=1e-4)
+
+
 def test_draws_add_up_to_their_turn(make_model: Callable[..., Any]) -> None:
     learner = Learner(make_model(), acting=Acting("reason"), eos_token_id=EOS)
     by_draw, _ = told(learner, Spy([]), [episode("reason")])

@@ -113,6 +113,45 @@ def test_sequence_scores_equal_brute_force_with_duplicates(kind: str, make_model
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+def test_probabilities_of_all_answers_of_two_tokens_add_up_to_1(make_model: Callable[[str], Any]) -> None:
+    policy = Policy(load_model(make_model("llama")), {}, None)
+    others = [token for token in range(64) if token != EOS]
+    ended: list[TokenIds] = [(EOS,), *((token, EOS) for token in others)]
+    longer: list[TokenIds] = [(first, second) for first in others for second in others]
+    (scores,) = score_candidates(policy, [[3, 4, 5]], [(*ended, *longer)], max_tokens=512)
+    probabilities = np.exp(scores.astype(np.float64))
+    assert probabilities.sum() == pytest.approx(1.0, abs=1e-5)
+    assert probabilities[: len(ended)].sum() < 1.0
+
+
+@pytest.mark.parametrize(
+    ("acting", "odds"),
+    [(Acting("score", "sum"), 64.0**2), (Acting("score", "mean"), 1.0), (Acting("constrained"), 1.0)],
+    ids=str,
+)
+def test_the_learner_prefers_the_shorter_of_two_synonyms_where_the_sampler_does(
+    acting: Acting, odds: float, make_model: Callable[[str], Any], make_turn: Callable[..., Turn]
+) -> None:
+    model = make_model("llama")
+    with torch.no_grad():
+        model.lm_head.weight.zero_()  # all tokens are equally likely
+    policy = Policy(load_model(model), {}, None)
+    pack = build_pack(pack_turns(policy, [make_turn([3, 4, 5], ((5,), (6, 7, 8)))], acting, EOS))
+    outputs = evaluate(policy, pack, acting, torch.tensor([1]))
+    short, long = outputs.action_logprobs[0].detach().double().exp().tolist()
+    assert short / long == pytest.approx(odds, rel=1e-5)
+    outputs.logprobs.sum().backward()
+    # By hand, for a token of the long one that no other candidate has: (1 - P(long)) / length behind its own state.
+    hidden = policy.causal_model.base_model(input_ids=torch.tensor([[3, 4, 5, 6, 7]])).last_hidden_state[0]
+    length = {"sum": 1, "mean": 3}[acting.normalize]
+    rest = torch.stack([hidden[2], hidden[3], hidden[4]]).detach()
+    expected = rest[2] * (1 - long) / length - rest.sum(0) * (1 - long) / length / 64
+    if acting.how == "score":
+        expected += (1 - long) * rest[0] / 64  # the short one, less likely
+        found = policy.causal_model.lm_head.weight.grad[8]
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("acting", ACTINGS, ids=str)
 def test_the_learner_and_the_engine_side_compute_the_same_distribution(
     acting: Acting, make_model: Callable[[str], Any], make_turn: Callable[..., Turn]
