@@ -67,23 +67,16 @@ class _Meter:
 
 
 class _Seen:
-    """What the policy said of each unit in the first epoch, before the step that it took part in."""
+    """What the head "value" said of each unit in the first epoch, before the step that it took part in."""
 
     def __init__(self, num_units: int) -> None:
-        self._logprobs: FloatArray = np.full(num_units, np.nan, np.float32)
         self._values: FloatArray = np.full(num_units, np.nan, np.float32)
 
     def add(self, met: Sequence[Met]) -> None:
         """Note what this rank met."""
         for one in met:
-            self._logprobs[one.units] = one.logprobs
             if one.values is not None:
                 self._values[one.units] = one.values
-
-    def gap(self, behaviour: FloatArray, rank: Rank) -> float:
-        """Return the largest difference between the log-probabilities that all ranks noted and behaviour's."""
-        gaps = np.abs(self._logprobs - behaviour)
-        return max(rank.gather(float(np.max(gaps, where=~np.isnan(gaps), initial=0.0))))
 
     def values(self, rank: Rank) -> FloatArray:
         """Return float32 (num_units,): the values that all ranks noted; NaN without a head "value"."""
@@ -119,8 +112,11 @@ def run_update(
     Returns:
         the algorithm's metrics (means over turns of all epochs), and
         loss, grad_norm: before clipping, means of the steps;
-        behaviour_gap: largest difference, in the first minibatch before its step, between an action's log-probability
-            here and when it was taken: 0 where engine and learner agree and there is no dropout;
+        behaviour_gap, behaviour_gap_mean, behaviour_gap_p99: largest, mean and 99th percentile of the differences, in
+            the first minibatch before its step, between log-probabilities here and when it was drawn: 0 where engine
+            and learner agree and there is no dropout;
+        behaviour_kl: the divergence that they come to (k3, never negative), and behaviour_factor: the mean factor
+            between the two probabilities, 1 where they agree;
         explained_variance: of the returns by the head "value", during the first epoch;
         epochs, steps, skipped_steps: how many; skipped were those with a loss or gradient that was not finite.
 
@@ -140,7 +136,8 @@ def run_update(
     next_prompts = batch.steps.next_prompts if isinstance(algorithm, Bootstraps) and batch.steps else None
     ledger = open_ledger(batch, credit, policy.device, reference_logprobs=reference_logprobs)
     seen = _Seen(len(batch.advantages))
-    total, steps, epochs, first_gap = _Meter(), 0, 0, 0.0
+    total, steps, epochs = _Meter(), 0, 0
+    gaps: dict[str, float] = {}
     skipped = [] if skipped is None else skipped
     for _ in range(algorithm.epochs):
         epoch = _Meter()
@@ -159,7 +156,7 @@ def run_update(
             if epochs == 0:
                 seen.add(met)
             if steps == 0:
-                first_gap = seen.gap(proximal_logprobs(batch, credit), rank)
+                gaps = _gaps(met, proximal_logprobs(batch, credit), rank)
             steps += 1
         total.add(epoch.means(), epoch.num_turns)
         epochs += 1
@@ -168,10 +165,26 @@ def run_update(
     if steps == 0:
         raise _nothing_learned(skipped)
     counts = {"epochs": float(epochs), "steps": float(steps), "skipped_steps": float(len(skipped))}
-    metrics = {**total.means(), "behaviour_gap": first_gap, **counts}
+    metrics = {**total.means(), **gaps, **counts}
     if "value" in policy.heads:
         metrics["explained_variance"] = _explained_variance(seen.values(rank), batch.returns)
     return metrics
+
+
+def _gaps(met: Sequence[Met], behaviour: FloatArray, rank: Rank) -> dict[str, float]:
+    """Return how far the log-probabilities that all ranks met are from behaviour's; see `run_update`."""
+    mine = [one.logprobs.astype(np.float64) - behaviour[one.units] for one in met]
+    gaps = np.concatenate([gap for of_rank in rank.gather(mine) for gap in of_rank])
+    sizes = np.abs(gaps)
+    # Beyond these, probabilities have nothing in common, and powers of e overflow.
+    near, near_sizes = np.minimum(gaps, 30.0), np.minimum(sizes, 30.0)
+    return {
+        "behaviour_gap": float(sizes.max()),
+        "behaviour_gap_mean": float(sizes.mean()),
+        "behaviour_gap_p99": float(np.quantile(sizes, 0.99)),
+        "behaviour_kl": float(np.mean(np.expm1(near) - near)),
+        "behaviour_factor": float(np.mean(np.exp(near_sizes))),
+    }
 
 
 def _step(

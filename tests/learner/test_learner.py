@@ -94,12 +94,20 @@ def test_first_ratio_is_exactly_1(kind: str, lora: LoraSettings | None, make_mod
 
 
 def test_behaviour_that_is_another_policy_shows_in_the_gap(make_model: Make, make_batch: Make) -> None:
-    learner = Learner(make_model(), algorithm=PPO(epochs=1))
+    learner = Learner(make_model(), algorithm=PPO(epochs=1, minibatch_turns=1000))
     batch = as_sampled(learner, make_batch())
-    last = batch.turns[-1]
+    last, count = batch.turns[-1], len(batch.turns)
     off = Turn(last.prompt_ids, last.candidate_ids, last.action, last.logprob - 0.5, 0.0, True, False, 0)
     moved = Batch((*batch.turns[:-1], off), batch.advantages, batch.returns, batch.values)
-    assert learner.update(moved)["behaviour_gap"] == pytest.approx(0.5, abs=1e-4)
+    metrics = learner.update(moved)
+    expected = {
+        "behaviour_gap": 0.5,
+        "behaviour_gap_mean": 0.5 / count,
+        "behaviour_gap_p99": np.quantile([0.0] * (count - 1) + [0.5], 0.99),
+        "behaviour_kl": (np.exp(0.5) - 1.5) / count,
+        "behaviour_factor": (count - 1 + np.exp(0.5)) / count,
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize(
