@@ -30,8 +30,8 @@ __all__ = ["Outcome", "Workload", "play_seed", "run"]
 
 CONFIG = RunConfig(
     env="llmgym/BabyAI-GoToLocalS5N2-v0",
-    updates=48,
-    checkpoint_every=48,
+    updates=16,
+    checkpoint_every=16,
     clone=CloneSettings(episodes=20),
     collect=CollectSettings(num_envs=32, steps_per_update=16),
     returns=ReturnSettings(gamma=0.97, lam=0.95),
@@ -81,7 +81,7 @@ def run(workload: Workload | None = None) -> Report:
     """Measure, and return for every staleness the rates, and the mean success over seeds with its interval.
 
     Args:
-        workload: how much; the default takes about an hour on two cores.
+        workload: how much; the default takes about half an hour on two cores.
     """
     work = workload or Workload()
     outcomes: dict[str, list[Outcome]] = {}
