@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import gymnasium as gym
 import pytest
 
 from llmgym.engine import load_engine
+from llmgym.errors import EngineError
 from llmgym.text import TextEnv
 from llmgym.types import Engine
 
@@ -124,10 +126,21 @@ def adapter_engine(tiny_model: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def reference_engine(tiny_model: Path) -> Iterator[Engine]:
-    """The transformers engine on the same model."""
+def shared_reference_engine(tiny_model: Path) -> Iterator[Engine]:
+    """The transformers engine of the session; tests take `reference_engine`, which gives it back as it was."""
     with load_engine(str(tiny_model), backend="transformers") as engine:
         yield engine
+
+
+@pytest.fixture
+def reference_engine(shared_reference_engine: Engine, tiny_model: Path) -> Iterator[Engine]:
+    """The transformers engine on the same model; what a test swapped in is swapped out again."""
+    from safetensors.torch import load_file
+
+    yield shared_reference_engine
+    with contextlib.suppress(EngineError):
+        shared_reference_engine.drop_adapter("policy")
+    shared_reference_engine.load_weights(load_file(tiny_model / "model.safetensors").items(), 0)
 
 
 class Line(gym.Env[int, int]):
