@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmgym.cli.metrics import percent
-from llmgym.cli.table import WIDE
+from llmgym.cli.table import WIDE, bar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -153,11 +153,10 @@ def _table(title: str | None = None) -> Table:
 
 def _cells(estimate: Estimate, result: ProtocolResult, is_wide: bool) -> list[str]:
     """Return the cells of a rate: itself, its bar, and its interval."""
-    filled = round(estimate.value * BAR_WIDTH)
-    bar = ["█" * filled + "░" * (BAR_WIDTH - filled)] if is_wide else []
+    drawn = [bar(estimate.value, BAR_WIDTH)] if is_wide else []
     if result.protocol.spread == "standard_error":
-        return [percent(estimate.value), *bar, f"± {100 * (estimate.high - estimate.value):.1f}"]
-    return [percent(estimate.value), *bar, _interval(estimate)]
+        return [percent(estimate.value), *drawn, f"± {100 * (estimate.high - estimate.value):.1f}"]
+    return [percent(estimate.value), *drawn, _interval(estimate)]
 
 
 def _interval(estimate: Estimate) -> str:

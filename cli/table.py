@@ -12,11 +12,21 @@ if TYPE_CHECKING:
 
     from llmgym.run.results import EvalRow
 
-__all__ = ["print_rows"]
+__all__ = ["WIDE", "bar", "print_rows"]
 
 BAR_WIDTH = 20
 WIDE = 90
 """Columns from which a terminal has room for bars."""
+
+
+def bar(rate: float, width: int = BAR_WIDTH) -> str:
+    """Draw a rate from 0 to 1 in so many characters.
+
+    >>> bar(0.25)
+    '█████░░░░░░░░░░░░░░░'
+    """
+    filled = round(rate * width)
+    return "█" * filled + "░" * (width - filled)
 
 
 def print_rows(console: Console, rows: Sequence[EvalRow], title: str) -> None:
@@ -36,10 +46,8 @@ def print_rows(console: Console, rows: Sequence[EvalRow], title: str) -> None:
     if is_wide:
         table.add_column("turns", justify="right")
     for row in rows:
-        filled = round(row.success * BAR_WIDTH)
-        bar = ["█" * filled + "░" * (BAR_WIDTH - filled)] if is_wide else []
         turns = [f"{row.mean_turns:.1f}"] if is_wide else []
         interval = f"{percent(row.low)} to {percent(row.high)}"
         counts = [interval, str(row.episodes), f"{row.mean_return:.3f}"]
-        table.add_row(row.name, percent(row.success), *bar, *counts, *turns)
+        table.add_row(row.name, percent(row.success), *([bar(row.success)] if is_wide else []), *counts, *turns)
     console.print(table)
