@@ -1,6 +1,6 @@
 # setup: everything into .venv (EXTRA=gpu where there is a GPU; kept from then on)
 # train: the quickstart, or RECIPE=...; SET="seed=1 updates=50" and RUN_DIR=... are passed on
-# test:  the tests that need no GPU and less than a minute each, in a process for every core
+# test:  the tests that need no GPU and less than a minute each, in a process for each core, up to four
 # lint:  ruff, mypy and import-linter
 
 SHELL := /bin/bash
@@ -43,7 +43,7 @@ train: setup
 	$(BIN)/llmgym train $(RECIPE) $(if $(RUN_DIR),--run-dir '$(RUN_DIR)') $(foreach pair,$(SET),--set '$(pair)')
 
 test: setup
-	$(BIN)/python -m pytest -m 'not slow' -n logical --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow' -n logical --maxprocesses 4 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
