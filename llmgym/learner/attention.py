@@ -14,7 +14,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
 
 from llmgym.errors import LearnerError
-from llmgym.learner.flex import attend_flexibly
+from llmgym.learner.flex import flex_attend
 
 __all__ = ["PACKED_ATTENTION", "packed_attention", "use_packed_attention"]
 
@@ -89,6 +89,6 @@ def packed_attention(
         if isinstance(attention_mask, Tensor):
             branches = scaled_dot_product_attention(asking, key, value, attn_mask=attention_mask, scale=scaling)
         else:
-            branches = attend_flexibly(asking, key, value, attention_mask, scaling)
+            branches = flex_attend(asking, key, value, attention_mask, scaling)
         result = torch.cat([trunk, branches], dim=2)
     return result.transpose(1, 2).contiguous(), None

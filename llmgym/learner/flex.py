@@ -19,7 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from llmgym.learner.branch import Branch, IntArray
 from llmgym.learner.row import Row, build_rows
 
-__all__ = ["attend_flexibly", "build_block_mask", "gap_to_sdpa", "is_flexible"]
+__all__ = ["build_block_mask", "flex_attend", "flex_attention_works", "gap_to_sdpa"]
 
 TOLERANCE = 2e-2
 """Largest difference from SDPA, in output and gradients, on a few numbers of deviation 1: products may be in TF32."""
@@ -61,7 +61,7 @@ def build_block_mask(rows: Sequence[Row], limits: IntArray, num_trunk: int, devi
     return mask
 
 
-def attend_flexibly(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float | None) -> Tensor:
+def flex_attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float | None) -> Tensor:
     """Return what branch tokens take from what they see: (R, num_heads, B, head size)."""
     attend: Any = _compiled() if query.device.type == "cuda" else flex_attention
     result: Tensor = attend(query, key, value, block_mask=mask, scale=scale)
@@ -69,7 +69,7 @@ def attend_flexibly(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, 
 
 
 @lru_cache(maxsize=8)
-def is_flexible(device: torch.device) -> bool:
+def flex_attention_works(device: torch.device) -> bool:
     """Tell whether FlexAttention works on a device, backward too: tried once, and said in a warning where it does not.
 
     A compiler is at work behind it, which can fail in many ways; SDPA with a table is then slower, and right.
@@ -103,9 +103,9 @@ def gap_to_sdpa(device: torch.device) -> float:
         gradients = torch.autograd.grad(result.square().sum(), given) if result.requires_grad else ()
         return [result.detach(), *gradients]
 
-    flexible = run(lambda query, key, value: attend_flexibly(query, key, value, mask, None))
+    through_flex = run(lambda query, key, value: flex_attend(query, key, value, mask, None))
     plain = run(lambda query, key, value: scaled_dot_product_attention(query, key, value, attn_mask=sees.to(device)))
-    return max(float((first - second).abs().max()) for first, second in zip(flexible, plain, strict=True))
+    return max(float((first - second).abs().max()) for first, second in zip(through_flex, plain, strict=True))
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from llmgym.learner.branch import IntArray
-from llmgym.learner.flex import build_block_mask, is_flexible
+from llmgym.learner.flex import build_block_mask, flex_attention_works
 from llmgym.learner.row import Row
 
 __all__ = ["Pack", "build_pack"]
@@ -74,7 +74,7 @@ def build_pack(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    flexible: bool | None = None,
+    uses_flex: bool | None = None,
 ) -> Pack:
     """Pad rows to one length and number their points, edges and candidates through.
 
@@ -82,7 +82,7 @@ def build_pack(
         rows: at least one.
         dtype: of the attention mask; the model's.
         device: where to put the tensors.
-        flexible: whether the branches' mask is a rule for FlexAttention, and no table for SDPA; on GPUs if None, where
+        uses_flex: whether the branches' mask is a rule for FlexAttention, and no table for SDPA; on GPUs if None, where
             that works.
     """
     num_trunk, num_fed = max(row.num_trunk for row in rows), max(row.num_fed for row in rows)
@@ -131,7 +131,7 @@ def build_pack(
         state_indices=np.concatenate([row.state_indices for row in rows]),
         input_ids=to_tensor(input_ids),
         position_ids=to_tensor(position_ids),
-        branch_mask=_branch_mask(rows, limits, num_trunk, dtype, device, flexible) if num_fed else None,
+        branch_mask=_branch_mask(rows, limits, num_trunk, dtype, device, uses_flex) if num_fed else None,
         end_indices=to_tensor(ends),
         context_indices=to_tensor(contexts),
         point_indices=to_tensor(points),
@@ -192,10 +192,10 @@ def _branch_mask(
     num_trunk: int,
     dtype: torch.dtype,
     device: torch.device | str,
-    flexible: bool | None,
+    uses_flex: bool | None,
 ) -> Tensor | BlockMask:
     """Return what branch tokens see: the trunk as far as limits, int64 (R, B), say, their ancestors and themselves."""
-    if is_flexible(torch.device(device)) if flexible is None else flexible:
+    if flex_attention_works(torch.device(device)) if uses_flex is None else uses_flex:
         return build_block_mask(rows, limits, num_trunk, device)
     num_rows, num_fed = limits.shape
     hides = np.ones((num_rows, num_fed, num_trunk + num_fed), np.bool_)

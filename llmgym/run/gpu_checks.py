@@ -105,11 +105,11 @@ def check_attention() -> Found:
     """Hold the attention of packed branches through FlexAttention against SDPA with a mask, gradients included."""
     import torch
 
-    from llmgym.learner.flex import TOLERANCE, gap_to_sdpa, is_flexible
+    from llmgym.learner.flex import TOLERANCE, flex_attention_works, gap_to_sdpa
 
     device = torch.device("cuda" if _num_gpus() else "cpu")
     gap = gap_to_sdpa(device)
-    if gap > TOLERANCE or is_flexible(device) != bool(_num_gpus()):
+    if gap > TOLERANCE or flex_attention_works(device) != bool(_num_gpus()):
         raise RunError(
             f"Expected FlexAttention to differ from SDPA by at most {TOLERANCE}, found {gap:.2g}. The learner takes "
             "SDPA instead."

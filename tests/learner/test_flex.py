@@ -13,7 +13,7 @@ from torch.nn.attention.flex_attention import create_mask
 
 from llmgym.learner import flex
 from llmgym.learner.evaluation import evaluate_scores
-from llmgym.learner.flex import is_flexible
+from llmgym.learner.flex import flex_attention_works
 from llmgym.learner.loading import load_model
 from llmgym.learner.packing import build_pack
 from llmgym.learner.policy import Policy
@@ -34,8 +34,8 @@ def ragged_rows(*, feeds_ends: bool) -> list[Row]:
 def test_the_rule_says_what_the_table_says(feeds_ends: bool) -> None:
     rows = ragged_rows(feeds_ends=feeds_ends)
     assert [row.num_states for row in rows] == [2, 1, 1]
-    table = build_pack(rows, flexible=False).branch_mask
-    rule = build_pack(rows, flexible=True).branch_mask
+    table = build_pack(rows, uses_flex=False).branch_mask
+    rule = build_pack(rows, uses_flex=True).branch_mask
     assert isinstance(table, Tensor)
     assert rule is not None
     assert tuple(rule.shape) == tuple(table.shape)
@@ -51,15 +51,15 @@ def test_both_score_alike(kind: str, make_model: Make) -> None:
     policy = Policy(load_model(make_model(kind)), {}, None)
     rows = ragged_rows(feeds_ends=False)
     with torch.no_grad():
-        by_table = evaluate_scores(policy, build_pack(rows, flexible=False))
-        by_rule = evaluate_scores(policy, build_pack(rows, flexible=True))
+        by_table = evaluate_scores(policy, build_pack(rows, uses_flex=False))
+        by_rule = evaluate_scores(policy, build_pack(rows, uses_flex=True))
     is_there = torch.isfinite(by_table)
     assert is_there.sum() == sum(len(branch.path_lengths) for row in rows for branch in row.branches)
     torch.testing.assert_close(by_rule[is_there], by_table[is_there], rtol=0, atol=1e-5)
 
 
 def test_a_cpu_takes_the_table() -> None:
-    assert not is_flexible(torch.device("cpu"))
+    assert not flex_attention_works(torch.device("cpu"))
     assert isinstance(build_pack(ragged_rows(feeds_ends=False)).branch_mask, Tensor)
 
 
@@ -70,8 +70,8 @@ def test_where_it_fails_or_differs_the_table_serves(
         raise RuntimeError("no compiler")
 
     for gap, message in ((fail, "SDPA takes its place: no compiler"), (lambda device: 0.5, "differs from SDPA by 0.5")):
-        is_flexible.cache_clear()
+        flex_attention_works.cache_clear()
         monkeypatch.setattr(flex, "gap_to_sdpa", gap)
-        assert not is_flexible(torch.device("cuda"))
+        assert not flex_attention_works(torch.device("cuda"))
         assert message in caplog.text
-    is_flexible.cache_clear()
+    flex_attention_works.cache_clear()
