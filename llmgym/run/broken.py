@@ -28,7 +28,8 @@ def kept_if_broken(
     """Keep what is learned from within the context if a step of it is not finite, stopped or skipped.
 
     NAME.jsonl gets the trajectories, as `llmgym.rollout.store` writes them, and NAME.json says of every such step what
-    is broken, the metrics of its minibatch, and its turns, each as [line of NAME.jsonl, turn in it], both from 0.
+    is broken, the metrics of its minibatch, and its turns, each as [line of NAME.jsonl, turn in it], both from 0; null
+    for one that is in none.
 
     Args:
         folder: where; made when it is needed.
@@ -67,7 +68,7 @@ def _keep(folder: Path, name: str, broken: Sequence[NonFiniteError], trajectorie
             "error": str(error),
             "broken": list(error.broken),
             "metrics": _as_json(error.metrics),
-            "turns": [places[id(turn)] for turn in error.turns if id(turn) in places],
+            "turns": [places.get(id(turn)) for turn in error.turns],
         }
         for error in broken
     ]

@@ -70,7 +70,7 @@ def clone_expert(config: RunConfig, learner: RunLearner, reporter: Reporter, log
         config: of the run.
         learner: as `clone_maker` makes it.
         reporter: who watches.
-        log: file for the metrics, one JSON object a part of the demonstrations.
+        log: file for the metrics, one JSON object a part of the demonstrations; what is broken is kept beside it.
     """
     clone = config.clone
     if not clone.is_wanted:
