@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import logging
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,7 +41,8 @@ def bench(
     if json_file is not None:
         check_writable(json_file)
     quiet_libraries()
-    report = importlib.import_module(f"llmgym.bench.{name}").run()
+    with _told_progress():
+        report = importlib.import_module(f"llmgym.bench.{name}").run()
     if json_file is not None:
         report.write_json(json_file)
         typer.echo(f"Figures, versions and machine in {json_file}.")
@@ -62,6 +65,21 @@ def benchmarks() -> dict[str, str]:
         if any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in tree.body):
             found[module.name] = (ast.get_docstring(tree) or "").partition("\n")[0]
     return found
+
+
+@contextmanager
+def _told_progress() -> Iterator[None]:
+    """Write to stderr how far benchmarks are, which they tell their loggers: the longest take an hour."""
+    logger, handler = logging.getLogger("llmgym.bench"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def _print_figures(figures: Mapping[str, float], title: str) -> None:

@@ -32,6 +32,7 @@ def quiet_libraries() -> None:
         os.environ.setdefault(name, value)
     if not sys.warnoptions:
         warnings.simplefilter("ignore", FutureWarning)
+        os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")  # for processes that are started from here
 
 
 @contextlib.contextmanager

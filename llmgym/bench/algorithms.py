@@ -8,11 +8,12 @@ steps, and learns from them then. Intervals are over training seeds: rliable's s
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import tempfile
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,6 +44,8 @@ from llmgym.run.seeds import training_seed
 from llmgym.types import Engine, Trajectory
 
 __all__ = ["Outcome", "Workload", "play_seed", "run"]
+
+_logger = logging.getLogger(__name__)
 
 SHARP = {"clip": 0.2, "clip_high": 0.28}
 """A turn here is a single draw: the clips that GSPO's paper has for long answers would let nothing move."""
@@ -123,8 +126,12 @@ def run(workload: Workload | None = None) -> Report:
     jobs = [(name, seed) for name in work.envs for seed in work.seeds]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(work.num_processes or cores, len(jobs)), mp_context=context) as pool:
-        running = {(name, seed): pool.submit(play_seed, work, name, seed) for name, seed in jobs}
-        outcomes = {job: future.result() for job, future in running.items()}
+        running = {pool.submit(play_seed, work, name, seed): (name, seed) for name, seed in jobs}
+        outcomes = {}
+        for future in as_completed(running):
+            name, seed = running[future]
+            outcomes[name, seed] = future.result()
+            _logger.info("%s, seed %d: measured (%d of %d)", name, seed, len(outcomes), len(jobs))
     figures: dict[str, float] = {}
     for name in work.envs:
         of_env = [outcomes[name, seed] for seed in work.seeds]

@@ -13,6 +13,7 @@ hardly ever end, so that they are about stepping alone.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -25,6 +26,8 @@ import llmgym  # noqa: F401  (registers the environments)
 from llmgym.bench.report import Report, make_report
 
 __all__ = ["Workload", "run"]
+
+_logger = logging.getLogger(__name__)
 
 _MODES = {"sync": "sync", "batch": "vector_entry_point"}
 _UNENDING = {"kind": "putnext", "max_steps": 10**9}
@@ -60,6 +63,7 @@ def run(workload: Workload | None = None) -> Report:
     for level in work.levels:
         figures |= _compare_single(level, work)
         figures |= _compare_vectors(level, level, {}, work)
+        _logger.info("%s: measured", level)
     return make_report(figures | _compare_vectors("unending", "MixedTrainLocal", _UNENDING, work))
 
 

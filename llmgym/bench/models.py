@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,6 +12,8 @@ from llmgym.learner.tiny import TinySettings
 from llmgym.run.models import prepare_model
 
 __all__ = ["measure_models", "prepare_bench_model"]
+
+_logger = logging.getLogger(__name__)
 
 
 def measure_models(names: Iterable[str], measure: Callable[[str], dict[str, float]]) -> dict[str, float]:
@@ -24,6 +27,7 @@ def measure_models(names: Iterable[str], measure: Callable[[str], dict[str, floa
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             found = measure(prepare_bench_model(name, Path(folder) / name))
+        _logger.info("%s: measured", name)
         figures |= {f"{name}_{figure}": value for figure, value in found.items()}
     return figures
 

@@ -9,6 +9,7 @@ all. Intervals are over training seeds: rliable's stratified bootstrap of the me
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import tempfile
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ from llmgym.run.folder import RunFolder
 from llmgym.run.training import train
 
 __all__ = ["Outcome", "Workload", "play_seed", "run"]
+
+_logger = logging.getLogger(__name__)
 
 CONFIG = RunConfig(
     env="llmgym/BabyAI-GoToLocalS5N2-v0",
@@ -91,6 +94,8 @@ def run(workload: Workload | None = None) -> Report:
             collect = replace(work.config.collect, staleness=staleness)
             outcome = _in_own_process(replace(work.config, seed=seed, collect=collect))
             outcomes.setdefault(f"staleness{staleness}", []).append(outcome)
+            told = "seed %d, staleness %d: %.0f env steps/s, success %.3f"
+            _logger.info(told, seed, staleness, outcome.env_steps_per_second, outcome.success)
     figures: dict[str, float] = {}
     base = next(iter(outcomes.values()))
     for name, of_seeds in outcomes.items():

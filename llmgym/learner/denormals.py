@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 __all__ = ["flushed_denormals"]
@@ -19,6 +20,9 @@ def flushed_denormals() -> Iterator[None]:
 
     The setting is that of this thread and of the worker threads that torch starts within the block.
     """
+    # NumPy finds the limits of its types when they are first asked for, and warns where the smallest number is 0.
+    for dtype in (np.float32, np.float64):
+        np.finfo(dtype)
     was_flushing = _is_flushing()
     torch.set_flush_denormal(True)
     try:

@@ -94,7 +94,9 @@ class RunLearner(Protocol):
 
 
 @contextmanager
-def open_learner(make: MakesLearner, settings: LearnerSettings, log_dir: Path) -> Iterator[RunLearner]:
+def open_learner(
+    make: MakesLearner, settings: LearnerSettings, log_dir: Path, *, is_apart: bool = False
+) -> Iterator[RunLearner]:
     """Have a learner here, or in as many processes as the settings say, while the context lasts.
 
     A process that dies ends the context, whatever is being done in it: that is interrupted as by Ctrl-C.
@@ -102,22 +104,28 @@ def open_learner(make: MakesLearner, settings: LearnerSettings, log_dir: Path) -
     Args:
         make: makes the learner of one rank.
         settings: of the learner.
-        log_dir: where the output of the processes goes, where there are several.
+        log_dir: where the output of the processes goes.
+        is_apart: whether a single learner has a process of its own, too, and leaves a core to this one: two threads of
+            one process that compute at once wait for each other, since only one of them runs Python at a time.
 
     Raises:
         LearnerError: it cannot be made, or a process died.
     """
     from llmgym.learner.ranks.rank import ALONE
 
-    if settings.num_ranks == 1:
+    if settings.num_ranks == 1 and not is_apart:
         with closing(make(rank=ALONE, device=None, num_threads=settings.num_threads)) as learner:
             yield learner
         return
     from llmgym.learner.group import LearnerGroup
     from llmgym.learner.ranks.pool import RankPool
+    from llmgym.learner.threads import default_num_threads
 
+    num_threads = settings.num_threads
+    if is_apart and num_threads == 0:
+        num_threads = max(1, (default_num_threads() - 1) // settings.num_ranks)
     with _interruptible() as interrupt:
-        pool = RankPool(settings.num_ranks, num_threads=settings.num_threads, log_dir=log_dir, on_death=interrupt)
+        pool = RankPool(settings.num_ranks, num_threads=num_threads, log_dir=log_dir, on_death=interrupt)
         with closing(LearnerGroup(make, pool)) as group:
             try:
                 yield group

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from llmgym.bench.report import make_report
+from llmgym.bench.report import Report, make_report
 from llmgym.cli.bench import benchmarks
 from llmgym.cli.main import app
 from llmgym.config import EvalConfig, RunConfig
@@ -235,6 +237,17 @@ def test_success_rates_of_a_benchmark_are_shown_as_a_table(monkeypatch: pytest.M
     assert next(row for row in rows if row[:1] == ["ppo"])[-4:] == ["25.0%", "to", "75.0%", "8192"]
     assert ["score_tokens_per_second", "77"] in rows
     assert "lake_ppo" not in result.output
+
+
+def test_a_benchmark_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> Report:
+        logging.getLogger("llmgym.bench.env").info("%s: measured", "GoToLocal")
+        return make_report({"ratio": 1.06})
+
+    monkeypatch.setattr(importlib.import_module("llmgym.bench.env"), "run", run)
+    result = RUNNER.invoke(app, ["bench", "env"])
+    assert re.fullmatch(r"\d\d:\d\d:\d\d  GoToLocal: measured\n", result.stderr)
+    assert result.stdout.startswith("ratio  1.06")
 
 
 def test_unknown_benchmark_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,19 @@ def test_transformers_serves_an_adapter_on_each_kind_of_layer(
     assert np.abs(served - base).max() > 0.01
 
 
-def test_a_models_own_settings_of_sampling_change_no_answer(tiny_zoo: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", LLAMA_TARGETS)
+def test_vllm_serves_an_adapter_on_each_kind_of_layer(
+    target: str, adapter_engine: Engine, tiny_model: Path, tmp_path: Path, brute_force: BruteForce
+) -> None:
+    served, expected, base = served_and_expected(adapter_engine, tiny_model, target, tmp_path, brute_force)
+    np.testing.assert_allclose(served, expected, atol=1e-4)
+    assert np.abs(served - base).max() > 0.01
+
+
+@pytest.mark.parametrize("backend", ["transformers", "vllm"])
+def test_a_models_own_settings_of_sampling_change_no_answer(
+    backend: str, tiny_zoo: dict[str, Path], tmp_path: Path
+) -> None:
     """Nucleus and penalties would make what was drawn another distribution than the one that is recorded."""
     folder = tmp_path / "model"
     shutil.copytree(tiny_zoo["llama"], folder)
@@ -68,7 +80,7 @@ def test_a_models_own_settings_of_sampling_change_no_answer(tiny_zoo: dict[str, 
     file.write_text(json.dumps({**settings, **own}))
     answers = []
     for model in (tiny_zoo["llama"], folder):
-        with load_engine(str(model), "transformers") as engine:
+        with load_engine(str(model), backend) as engine:
             answers.append([one for several in engine.generate(CONTEXTS, 6, 1.0, n=4, seed=3) for one in several])
     plain, penalised = answers
     assert [one.token_ids for one in plain] == [one.token_ids for one in penalised]

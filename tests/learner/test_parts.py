@@ -1,5 +1,7 @@
 """Heads, adapters, models, threads, denormals, folders and minibatches: the parts a learner is made of."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +165,15 @@ def test_denormals_are_flushed_in_the_block_only() -> None:
     with flushed_denormals():
         assert float(tiny * 1.0) == 0.0
     assert float(tiny * 1.0) > 0.0
+
+
+def test_numpy_knows_its_smallest_numbers_where_denormals_are_flushed() -> None:
+    """NumPy finds them when it is first asked: hence a process of its own."""
+    asked = "import numpy as np; from llmgym.learner.denormals import flushed_denormals\n"
+    asked += "with flushed_denormals(): limits = np.finfo(np.float32), np.finfo(np.float64)\n"
+    asked += "assert all(limit.smallest_subnormal > 0 for limit in limits)"
+    done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", asked], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -16,15 +16,24 @@ from llmgym.learner.settings import LearnerSettings
 from llmgym.run.learning import open_learner
 
 
-def test_a_rank_that_dies_interrupts_whatever_the_run_does(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("num_ranks", "message"),
+    [
+        (1, r"Expected the learner's process to live, but it died of SIGKILL\. Its log: "),
+        (2, r"Expected all 2 learner ranks to live, but rank [01] died of SIGKILL; the others were ended\. Its log: "),
+    ],
+)
+def test_a_rank_that_dies_interrupts_whatever_the_run_does(
+    num_ranks: int, message: str, tiny_model: Path, tmp_path: Path
+) -> None:
     before, strangers = signal.getsignal(signal.SIGUSR2), set(psutil.Process().children(recursive=True))
-    make, settings = partial(Learner, str(tiny_model)), LearnerSettings(num_ranks=2)
+    make, settings = partial(Learner, str(tiny_model)), LearnerSettings(num_ranks=num_ranks)
     family: list[psutil.Process] = []
     killed = float("inf")
 
     def kill_and_wait() -> None:
         nonlocal killed
-        with open_learner(make, settings, tmp_path) as learner:
+        with open_learner(make, settings, tmp_path, is_apart=num_ranks == 1) as learner:
             assert isinstance(learner, LearnerGroup)
             family.extend(child for child in psutil.Process().children(recursive=True) if child not in strangers)
             parents = {child.pid: child.ppid() for child in family}
@@ -33,7 +42,6 @@ def test_a_rank_that_dies_interrupts_whatever_the_run_does(tiny_model: Path, tmp
             rank.kill()
             time.sleep(60)
 
-    message = r"Expected all 2 learner ranks to live, but rank [01] died of SIGKILL; the others were ended\. Its log: "
     with pytest.raises(LearnerError, match=message) as raised:
         kill_and_wait()
     assert time.monotonic() - killed < 30

@@ -72,6 +72,7 @@ def check_run(run_dir: Path, staleness: int, *, num_updates: int = 5) -> None:
         assert 0 <= row["weight_clipped"] <= 1
         assert row["policy_version"] == update
         assert row["canary_gap"] < 1e-4
+        assert row["learners_peak_memory_gib"] > 0, "what learns has a process of its own"
     assert not collecting_threads()
 
 
@@ -280,4 +281,4 @@ def test_without_a_correction_nothing_is_weighted(tmp_path: Path) -> None:
 def test_on_policy_runs_say_nothing_of_staleness(tmp_path: Path) -> None:
     llmgym.train(small_config(0, updates=1), tmp_path / "run")
     (row,) = rows_of(tmp_path / "run")
-    assert not {"staleness", "weight", "weight_clipped", "dropped_stale"} & set(row)
+    assert not {"staleness", "weight", "weight_clipped", "dropped_stale", "learners_peak_memory_gib"} & set(row)

@@ -79,10 +79,10 @@ def read_death(launcher: subprocess.Popen[bytes], plan: Plan) -> LearnerError:
     rank, exitcode = found["rank"], found["exitcode"]
     reason = found["error"] or (_signal_name(exitcode) if exitcode < 0 else f"exit code {exitcode}")
     logs = sorted(Path(plan.log_dir).rglob(f"{rank}/stderr.log"))
-    error = LearnerError(
-        f"Expected all {plan.num_ranks} learner ranks to live, but rank {rank} died of {reason}; the others were "
-        f"ended. Its log: {logs[-1] if logs else plan.log_dir}"
-    )
+    who, end = f"all {plan.num_ranks} learner ranks", f"rank {rank} died of {reason}; the others were ended."
+    if plan.num_ranks == 1:
+        who, end = "the learner's process", f"it died of {reason}."
+    error = LearnerError(f"Expected {who} to live, but {end} Its log: {logs[-1] if logs else plan.log_dir}")
     if found["traceback"]:
         error.add_note(found["traceback"].rstrip())
     return error
