@@ -22,6 +22,7 @@ from llmgym.run.learning import open_learner
         (1, r"Expected the learner's process to live, but it died of SIGKILL\. Its log: "),
         (2, r"Expected all 2 learner ranks to live, but rank [01] died of SIGKILL; the others were ended\. Its log: "),
     ],
+    ids=["apart", "two"],
 )
 def test_a_rank_that_dies_interrupts_whatever_the_run_does(
     num_ranks: int, message: str, tiny_model: Path, tmp_path: Path
