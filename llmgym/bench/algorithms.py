@@ -119,7 +119,7 @@ def run(workload: Workload | None = None) -> Report:
     """Measure, and return for every environment and policy the mean success over seeds, with its interval.
 
     Args:
-        workload: how much; the default, without ILQL, took 42 minutes of one core.
+        workload: how much; the default takes about 80 minutes of one core, shared out among all there are.
     """
     work = workload or Workload()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
