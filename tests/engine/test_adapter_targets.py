@@ -68,18 +68,16 @@ def test_vllm_serves_an_adapter_on_each_kind_of_layer(
 
 
 @pytest.mark.parametrize("backend", ["transformers", "vllm"])
-def test_a_models_own_settings_of_sampling_change_no_answer(
-    backend: str, tiny_zoo: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_models_own_settings_of_sampling_change_no_answer(backend: str, tiny_model: Path, tmp_path: Path) -> None:
     """Nucleus and penalties would make what was drawn another distribution than the one that is recorded."""
     folder = tmp_path / "model"
-    shutil.copytree(tiny_zoo["llama"], folder)
+    shutil.copytree(tiny_model, folder)
     file = folder / "generation_config.json"
     settings: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     own = {"do_sample": True, "temperature": 0.1, "top_p": 0.1, "top_k": 1, "repetition_penalty": 3.0}
     file.write_text(json.dumps({**settings, **own}))
     answers = []
-    for model in (tiny_zoo["llama"], folder):
+    for model in (tiny_model, folder):
         with load_engine(str(model), backend) as engine:
             answers.append([one for several in engine.generate(CONTEXTS, 6, 1.0, n=4, seed=3) for one in several])
     plain, penalised = answers
