@@ -84,7 +84,7 @@ def run(workload: Workload | None = None) -> Report:
     """Measure, and return for every staleness the rates, and the mean success over seeds with its interval.
 
     Args:
-        workload: how much; the default takes about half an hour on two cores.
+        workload: how much; the default takes about twenty minutes on two cores.
     """
     work = workload or Workload()
     outcomes: dict[str, list[Outcome]] = {}

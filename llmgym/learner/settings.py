@@ -50,7 +50,8 @@ class LearnerSettings:
             step out and counts it (skipped_steps). Either way the batch is kept in the run folder, under broken/.
         num_ranks: processes that learn together, each with the whole model and its share of every minibatch, by tokens;
             on GPUs each has one. `llmgym train --learners` sets it.
-        num_threads: of torch on a CPU, in each of them; 0 shares all cores out.
+        num_threads: of torch on a CPU, in each of them; 0 shares all cores out, but for one where the run collects
+            meanwhile.
         max_tokens_per_microbatch: tokens computed at once, padding included; fewer take less memory.
     """
 

@@ -81,7 +81,7 @@ def train(
         rows = run.folder.forget_after(num_done)
         seconds_before = rows[-1]["seconds"] if rows else 0.0
         with ExitStack() as stack:
-            # What learns while it collects does so in a process of its own.
+            # A run that collects while it learns has its learner in a process of its own.
             is_apart = run.config.collect.staleness > 0
             opened = open_learner(make, run.config.learner, run.folder.learner_logs, is_apart=is_apart)
             learner = stack.enter_context(opened)

@@ -290,7 +290,7 @@ def test_an_engine_serves_the_weights_of_rank_0(
 
 
 def test_a_learner_that_ranks_cannot_make_is_refused(pools: dict[int, RankPool], folder: str) -> None:
-    with pytest.raises(LearnerError, match=r"Expected what several learners are made of to be picklable, but: .*local"):
+    with pytest.raises(LearnerError, match=r"Expected what learners in processes of their own are made of .*: .*local"):
         pools[2].ask(lambda seat: 1)
     with pytest.raises(LearnerError, match=r"Expected a causal language model to learn with, but no folder"):
         pools[2].ask(partial(rank_questions.make_in_vain, folder=folder + "/none"))

@@ -242,6 +242,6 @@ def _pickled(call: Call) -> bytes:
         return pickle.dumps(call)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise LearnerError(
-            f"Expected what several learners are made of to be picklable, but: {error}. Define heads and algorithms at "
-            "the top level of a module."
+            "Expected what learners in processes of their own are made of to be picklable, but: "
+            f"{error}. Define heads and algorithms at the top level of a module."
         ) from error
