@@ -32,7 +32,7 @@ from llmgym.bench.models import measure_models
 from llmgym.bench.report import Report, make_report
 from llmgym.bench.trl_rival import Episode, check_trl, take_trl_steps
 from llmgym.learner import Learner, LoraSettings
-from llmgym.learner.inference import infer_draw_logprobs
+from llmgym.learner.inference import infer_logprobs
 from llmgym.learner.state_rows import pack_turns
 from llmgym.learner.threads import at_work, default_num_threads
 from llmgym.progress import without_progress_bars
@@ -186,7 +186,7 @@ def _recorded(learner: Learner, episodes: Sequence[Episode]) -> list[Trajectory]
             turns.append(Turn(prompt, ((0,),), 0, 0.0, reward, is_last, False, 0, sampled_ids=answer))
             prompt_ids = prompt_ids + answer
     rows = pack_turns(learner.policy, turns, learner.acting, None)
-    drawn = infer_draw_logprobs(learner.policy, rows, turns, learner.acting, 16384).tolist()
+    drawn = infer_logprobs(learner.policy, rows, turns, learner.acting, 16384, credit="draw").tolist()
     logprobs = iter(drawn)
     recorded = iter(replace(turn, draw_logprobs=tuple(next(logprobs) for _ in turn.sampled_ids)) for turn in turns)
     return [

@@ -13,7 +13,7 @@ from llmgym.algorithms.units import Credit, Outputs
 from llmgym.errors import LearnerError
 from llmgym.learner.attention import use_packed_attention
 from llmgym.learner.distribution import action_logprobs, entropies, free_draws, padded, sequence_logprobs
-from llmgym.learner.head_reading import read_head_at, read_heads, read_heads_at
+from llmgym.learner.head_reading import read_head, read_head_at, read_heads, read_heads_at
 from llmgym.learner.packing import Pack
 from llmgym.learner.policy import Policy
 from llmgym.learner.precision import SCORE_TOLERANCES, autocast
@@ -29,6 +29,7 @@ __all__ = [
     "evaluate_draws",
     "evaluate_guided",
     "evaluate_head_at_draws",
+    "evaluate_past",
     "evaluate_scores",
 ]
 
@@ -153,14 +154,44 @@ def evaluate_guided(policy: Policy, pack: Pack, acting: Acting, guide: Guides, b
     return torch.log_softmax(logprobs + beta / acting.temperature * pulls, dim=-1)
 
 
-def evaluate_head_at_draws(policy: Policy, pack: Pack, head: str) -> Tensor:
+def evaluate_past(
+    policy: Policy, pack: Pack, acting: Acting, actions: Tensor, head: str, *, credit: Credit = "turn"
+) -> tuple[Tensor, Tensor]:
+    """Return what a head and the policy say of the past, from one pass.
+
+    Args:
+        pack: states that turns were taken in, and states that are only valued, without candidates or free tokens.
+        actions: int64 (N,); those taken, and anything in states that are only valued.
+        head: reads states.
+        credit: what a unit is.
+
+    Returns:
+        values: of turns, float32 (N, 1), where prompts end; of draws, as `evaluate_head_at_draws` gives them.
+        logprobs: of turns, float32 (N, 1), of all that each drew; of draws, float32 (N, most free tokens + 1), the
+            action's last, and no column for it where "text" draws none. Of states that are only valued, anything.
+    """
+    hidden_states = policy.hidden_states(pack)
+    draws = _read_draws(policy, hidden_states, pack, acting)
+    if credit == "turn":
+        values = read_head(policy, head, pack, hidden_states=hidden_states)
+        return values[:, None], draws.logprobs(actions)[:, None]
+    logprobs = draws.free_logprobs
+    if draws.action_logprobs.shape[1]:
+        logprobs = torch.cat([logprobs, draws.action_logprobs.gather(1, actions[:, None])], dim=1)
+    return evaluate_head_at_draws(policy, pack, head, hidden_states=hidden_states), logprobs
+
+
+def evaluate_head_at_draws(policy: Policy, pack: Pack, head: str, *, hidden_states: Tensor | None = None) -> Tensor:
     """Return what a head says where each state's free tokens were drawn, and last where its context ends.
+
+    Args:
+        hidden_states: (R*T, D); the policy's, of the pack, where they are known.
 
     Returns:
         float32 (N, most free tokens + 1); 0 where a state has fewer.
     """
     indices = torch.cat([pack.free_indices, pack.context_indices])
-    values = read_head_at(policy, head, pack, indices)
+    values = read_head_at(policy, head, pack, indices, hidden_states=hidden_states)
     free, at_ends = values[: len(pack.free_indices)], values[len(pack.free_indices) :]
     return torch.cat([padded(free, pack.free, 0.0), at_ends[:, None]], dim=1)
 

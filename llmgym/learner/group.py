@@ -25,6 +25,7 @@ from llmgym.learner.non_finite import NonFiniteError
 from llmgym.learner.ranks.pool import RankPool
 from llmgym.learner.ranks.rank import Rank
 from llmgym.learner.ranks.worker import Seat
+from llmgym.learner.review import Review
 from llmgym.learner.settings import OptimizerName
 from llmgym.memory import PeakMemory
 from llmgym.sync import Canary, Publisher, check_canary
@@ -148,6 +149,10 @@ class LearnerGroup:
     def logprobs(self, turns: Sequence[Turn], *, credit: Credit = "turn") -> FloatArray:
         """Return float32 (num_units,): log-probabilities now, each rank of its share; see `Learner.logprobs`."""
         return self.ask(partial(Learner.logprobs, turns=turns, credit=credit))
+
+    def review(self, trajectories: Sequence[Trajectory], *, head: str = "value") -> Review:
+        """Return what `values` and `logprobs` do, each rank of its share; see `Learner.review`."""
+        return self.ask(partial(Learner.review, trajectories=trajectories, head=head))
 
     def action_logprobs(self, turns: Sequence[Turn], *, beta: float = 0.0) -> list[FloatArray]:
         """Return the log-probabilities of all actions as rank 0 has them; see `Learner.action_logprobs`."""

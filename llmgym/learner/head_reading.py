@@ -24,9 +24,13 @@ def read_heads(policy: Policy, hidden_states: Tensor, pack: Pack) -> dict[str, T
     return {name: _read(policy, name, trunks, pack) for name in policy.heads}
 
 
-def read_head(policy: Policy, name: str, pack: Pack) -> Tensor:
-    """Return what one head says of a pack's N states, as in `Outputs.heads`; only its own trunk is computed."""
-    return _read(policy, name, _Trunks(policy, pack, None), pack)
+def read_head(policy: Policy, name: str, pack: Pack, *, hidden_states: Tensor | None = None) -> Tensor:
+    """Return what one head says of a pack's N states, as in `Outputs.heads`; only its own trunk is computed.
+
+    Args:
+        hidden_states: (R*T, D); the policy's, of the pack, where they are known.
+    """
+    return _read(policy, name, _Trunks(policy, pack, hidden_states), pack)
 
 
 def read_heads_at(policy: Policy, hidden_states: Tensor, pack: Pack, indices: Tensor) -> dict[str, Tensor]:
@@ -43,9 +47,11 @@ def read_heads_at(policy: Policy, hidden_states: Tensor, pack: Pack, indices: Te
     return {name: _read_at(policy, name, trunks, pack, indices) for name in policy.heads}
 
 
-def read_head_at(policy: Policy, name: str, pack: Pack, indices: Tensor) -> Tensor:
-    """Return what one head says where something was drawn: see `read_heads_at`."""
-    return _read_at(policy, name, _Trunks(policy, pack, None), pack, indices)
+def read_head_at(
+    policy: Policy, name: str, pack: Pack, indices: Tensor, *, hidden_states: Tensor | None = None
+) -> Tensor:
+    """Return what one head says where something was drawn: see `read_head` and `read_heads_at`."""
+    return _read_at(policy, name, _Trunks(policy, pack, hidden_states), pack, indices)
 
 
 class _Trunks:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from llmgym.algorithms.algorithm import Guides
+from llmgym.algorithms.units import Credit
 from llmgym.errors import LearnerError
 from llmgym.learner.evaluation import (
     draw_places,
@@ -28,17 +30,21 @@ from llmgym.learner.state_rows import check_ways, free_tokens, pack_states
 from llmgym.types import Acting, FloatArray, TokenIds, Trajectory, Turn
 
 __all__ = [
+    "check_head",
     "infer_actions",
-    "infer_draw_logprobs",
-    "infer_draw_values",
+    "infer_lines",
     "infer_logprobs",
     "infer_next_values",
     "infer_scores",
     "infer_values",
+    "join_values",
+    "num_drawn",
     "score_candidates",
+    "units_of_line",
 ]
 
 Prompt = npt.NDArray[np.int32]
+T = TypeVar("T")
 
 
 def infer_values(
@@ -48,10 +54,18 @@ def infer_values(
     acting: Acting,
     max_tokens: int,
     *,
+    credit: Credit = "turn",
     rank: Rank = ALONE,
 ) -> list[FloatArray]:
-    """Return what a head says of every state of every trajectory, however it was acted in: see `Learner.values`."""
-    _check_head(policy, head)
+    """Return what a head says of every state of every trajectory, or where every draw was drawn: see `Learner.values`.
+
+    Args:
+        credit: what a unit is; of turns, only prompts are read, however it was acted in them.
+        rank: which of those that compute it together this is.
+    """
+    check_head(policy, head)
+    if credit == "draw":
+        return _infer_draw_values(policy, trajectories, head, acting, max_tokens, rank)
     prompts: list[Prompt] = []
     for trajectory in trajectories:
         prompts += [turn.prompt_ids for turn in trajectory.turns]
@@ -59,14 +73,14 @@ def infer_values(
             prompts.append(trajectory.final_prompt_ids)
     rows = pack_states(policy, prompts, [()] * len(prompts))
     lines = _state_lines(policy, rows, head, max_tokens, rank)
-    return _by_trajectory(trajectories, lines)
+    return join_values(trajectories, lines)
 
 
 def infer_next_values(
     policy: Policy, prompts: Sequence[Prompt | None], head: str, max_tokens: int, *, rank: Rank = ALONE
 ) -> FloatArray:
     """Return float32 (num_prompts,): what a head says where each prompt ends; 0 where there is none."""
-    _check_head(policy, head)
+    check_head(policy, head)
     values = np.zeros(len(prompts), np.float32)
     there = [number for number, prompt in enumerate(prompts) if prompt is not None]
     rows = pack_states(policy, [prompt for prompt in prompts if prompt is not None], [()] * len(there))
@@ -75,20 +89,10 @@ def infer_next_values(
     return values
 
 
-def infer_draw_values(
-    policy: Policy,
-    trajectories: Sequence[Trajectory],
-    head: str,
-    acting: Acting,
-    max_tokens: int,
-    *,
-    rank: Rank = ALONE,
+def _infer_draw_values(
+    policy: Policy, trajectories: Sequence[Trajectory], head: str, acting: Acting, max_tokens: int, rank: Rank
 ) -> list[FloatArray]:
-    """Return what a head says where every draw of every trajectory was drawn: float32 (num_draws + 1,) each.
-
-    The last is the state after the last turn, 0 where that terminated the episode.
-    """
-    _check_head(policy, head)
+    """Return what a head says where every draw of every trajectory was drawn: float32 (num_draws + 1,) each."""
     prompts: list[Prompt] = []
     free: list[FreeTokens] = []
     num_draws: list[int] = []
@@ -96,47 +100,20 @@ def infer_draw_values(
         check_ways(trajectory.turns, acting)
         prompts += [turn.prompt_ids for turn in trajectory.turns]
         free += [free_tokens(turn, acting) for turn in trajectory.turns]
-        num_draws += [len(turn.sampled_ids) + (acting.how != "text") for turn in trajectory.turns]
+        num_draws += [num_drawn(turn, acting) for turn in trajectory.turns]
         if trajectory.final_prompt_ids is not None:
             prompts.append(trajectory.final_prompt_ids)
             free.append(FreeTokens())
             num_draws.append(1)
     rows = pack_states(policy, prompts, [()] * len(prompts), free)
-    lines = _lines(
+    lines = infer_lines(
         policy, rows, max_tokens, lambda pack: _rows_of(evaluate_head_at_draws(policy, pack, head)), rank=rank
     )
-    # Tables have as many columns as the micro-batch's longest answer needs: the action's stands last.
     drawn = [
-        np.concatenate([line[: len(tokens.sampled_ids)], line[-1:]])[:count]
+        units_of_line(line, len(tokens.sampled_ids), count)
         for line, tokens, count in zip(lines, free, num_draws, strict=True)
     ]
-    return _by_trajectory(trajectories, drawn)
-
-
-def infer_draw_logprobs(
-    policy: Policy,
-    rows: Sequence[Row],
-    turns: Sequence[Turn],
-    acting: Acting,
-    max_tokens: int,
-    *,
-    rank: Rank = ALONE,
-) -> FloatArray:
-    """Return float32 (num_draws,): the log-probability of every draw of every turn, turn after turn.
-
-    Args:
-        rows: the turns, packed.
-        rank: which of those that compute it together this is.
-    """
-    actions = np.array([turn.action for turn in turns], np.int64)
-
-    def evaluate_drawn(pack: Pack) -> list[FloatArray]:
-        taken = torch.from_numpy(actions[pack.state_indices]).to(policy.device)
-        logprobs, _ = evaluate_draws(policy, pack, acting).each(taken, draw_places(pack, acting))
-        counts = [len(turns[state].sampled_ids) + (acting.how != "text") for state in pack.state_indices]
-        return np.split(logprobs.cpu().numpy(), np.cumsum(counts)[:-1])
-
-    return np.concatenate(_lines(policy, rows, max_tokens, evaluate_drawn, rank=rank))
+    return join_values(trajectories, drawn)
 
 
 def infer_actions(
@@ -168,7 +145,7 @@ def infer_actions(
             return _rows_of(evaluate_draws(policy, pack, acting).action_logprobs)
         return _rows_of(evaluate_guided(policy, pack, acting, guide, beta))
 
-    return _cut(_lines(policy, rows, max_tokens, evaluate_actions), rows)
+    return _cut(infer_lines(policy, rows, max_tokens, evaluate_actions), rows)
 
 
 def infer_logprobs(
@@ -178,26 +155,33 @@ def infer_logprobs(
     acting: Acting,
     max_tokens: int,
     *,
+    credit: Credit = "turn",
     rank: Rank = ALONE,
 ) -> FloatArray:
-    """Return float32 (num_turns,): the log-probability of all that each turn drew, its action included.
+    """Return float32 (num_units,): the log-probability of all that each turn drew, its action included.
 
     Args:
         rows: the turns, packed.
+        credit: what a unit is; of draws, the log-probability of each, turn after turn.
         rank: which of those that compute it together this is.
     """
     actions = np.array([turn.action for turn in turns], np.int64)
 
     def evaluate_taken(pack: Pack) -> list[FloatArray]:
         taken = torch.from_numpy(actions[pack.state_indices]).to(policy.device)
-        return _rows_of(evaluate_draws(policy, pack, acting).logprobs(taken)[:, None])
+        draws = evaluate_draws(policy, pack, acting)
+        if credit == "turn":
+            return _rows_of(draws.logprobs(taken)[:, None])
+        logprobs, _ = draws.each(taken, draw_places(pack, acting))
+        counts = [num_drawn(turns[state], acting) for state in pack.state_indices]
+        return np.split(logprobs.cpu().numpy(), np.cumsum(counts)[:-1])
 
-    return np.array([line[0] for line in _lines(policy, rows, max_tokens, evaluate_taken, rank=rank)], np.float32)
+    return np.concatenate(infer_lines(policy, rows, max_tokens, evaluate_taken, rank=rank))
 
 
 def infer_scores(policy: Policy, rows: Sequence[Row], max_tokens: int) -> list[FloatArray]:
     """Return log P(candidate | prompt), summed over tokens: float32 (num_candidates,) a state."""
-    return _cut(_lines(policy, rows, max_tokens, lambda pack: _rows_of(evaluate_scores(policy, pack))), rows)
+    return _cut(infer_lines(policy, rows, max_tokens, lambda pack: _rows_of(evaluate_scores(policy, pack))), rows)
 
 
 def score_candidates(
@@ -210,24 +194,24 @@ def score_candidates(
 
 
 @torch.no_grad()
-def _lines(
+def infer_lines(
     policy: Policy,
     rows: Sequence[Row],
     max_tokens: int,
-    evaluate: Callable[[Pack], Sequence[FloatArray]],
+    evaluate: Callable[[Pack], Sequence[T]],
     *,
     rank: Rank = ALONE,
-) -> list[FloatArray]:
+) -> list[T]:
     """Evaluate micro-batch by micro-batch, each rank its share, and return a line for every state to all ranks.
 
     Args:
         evaluate: from a pack to a line for each of its states.
     """
-    mine: dict[int, FloatArray] = {}
+    mine: dict[int, T] = {}
     for group in group_rows(rank.share(rows), max_tokens):
         pack = build_pack(group, dtype=policy.dtype, device=policy.device)
         mine.update(zip(pack.state_indices.tolist(), evaluate(pack), strict=True))
-    everyone: dict[int, FloatArray] = {}
+    everyone: dict[int, T] = {}
     for lines in rank.gather(mine):
         everyone.update(lines)
     return [everyone[state] for state in range(len(everyone))]
@@ -235,7 +219,9 @@ def _lines(
 
 def _state_lines(policy: Policy, rows: Sequence[Row], head: str, max_tokens: int, rank: Rank) -> list[FloatArray]:
     """Return float32 (1,) for every state: what a head says where its prompt ends."""
-    return _lines(policy, rows, max_tokens, lambda pack: _rows_of(read_head(policy, head, pack)[:, None]), rank=rank)
+    return infer_lines(
+        policy, rows, max_tokens, lambda pack: _rows_of(read_head(policy, head, pack)[:, None]), rank=rank
+    )
 
 
 def _rows_of(table: torch.Tensor) -> list[FloatArray]:
@@ -243,7 +229,23 @@ def _rows_of(table: torch.Tensor) -> list[FloatArray]:
     return list(table.cpu().numpy())
 
 
-def _by_trajectory(trajectories: Sequence[Trajectory], lines: Sequence[FloatArray]) -> list[FloatArray]:
+def num_drawn(turn: Turn, acting: Acting) -> int:
+    """Return how many draws a turn is."""
+    return len(turn.sampled_ids) + (acting.how != "text")
+
+
+def units_of_line(line: FloatArray, num_free: int, num_units: int) -> FloatArray:
+    """Pick a state's units from its row of a table whose last column is the action's.
+
+    Tables have as many columns as the micro-batch's longest answer needs.
+
+    >>> units_of_line(np.array([1.0, 2.0, 0.0, 9.0], np.float32), num_free=2, num_units=3).tolist()
+    [1.0, 2.0, 9.0]
+    """
+    return np.concatenate([line[:num_free], line[-1:]])[:num_units]
+
+
+def join_values(trajectories: Sequence[Trajectory], lines: Sequence[FloatArray]) -> list[FloatArray]:
     """Join the values of the states of each trajectory; behind the last turn it is 0 where that terminated it."""
     left = iter(lines)
     results = []
@@ -256,7 +258,8 @@ def _by_trajectory(trajectories: Sequence[Trajectory], lines: Sequence[FloatArra
     return results
 
 
-def _check_head(policy: Policy, head: str) -> None:
+def check_head(policy: Policy, head: str) -> None:
+    """Refuse a head that is not there, or does not read states."""
     if head not in policy.heads:
         found = ", ".join(policy.heads) or "none"
         raise LearnerError(f"Expected a head {head!r}, found: {found}. Pass heads={{{head!r}: ValueHead}} to Learner.")

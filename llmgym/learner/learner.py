@@ -11,7 +11,6 @@ import numpy as np
 
 from llmgym.algorithms import PPO, Algorithm, Credit
 from llmgym.algorithms.algorithm import Guides, credit_of, wants_reference
-from llmgym.learner import inference
 from llmgym.learner.checkpoint import Checkpoint, Settings, read_checkpoint, write_checkpoint
 from llmgym.learner.distribution import checked_acting
 from llmgym.learner.evaluation import checked_policy
@@ -26,10 +25,10 @@ from llmgym.learner.optimizer import build_optimizer, optimizer_tensors, set_mod
 from llmgym.learner.policy import Policy
 from llmgym.learner.precision import CANARY_TOLERANCES
 from llmgym.learner.ranks.rank import ALONE, Rank
+from llmgym.learner.reader import PolicyReader
 from llmgym.learner.reference import Reference
-from llmgym.learner.row import Row
+from llmgym.learner.review import Review
 from llmgym.learner.settings import OptimizerName, Precision
-from llmgym.learner.state_rows import pack_turns
 from llmgym.learner.target_heads import attach_targets
 from llmgym.learner.threads import at_work, default_num_threads
 from llmgym.learner.update import Update, run_update
@@ -134,7 +133,10 @@ class Learner:
         self.canary_tolerance = CANARY_TOLERANCES[precision] if canary_tolerance is None else canary_tolerance
         self.skipped: list[NonFiniteError] = []
         self._rng = np.random.default_rng(seed)
-        self._rank = rank
+        eos_token_id = self._settings.eos_token_id
+        self._reader = PolicyReader(
+            self.policy, self.acting, max_tokens_per_microbatch, eos_token_id, self._num_threads, rank
+        )
         self._gradients = Gradients(self.policy, rank)
         self._publisher = Publisher()
         self._optimizer = build_optimizer(self.policy, self._settings)
@@ -180,26 +182,23 @@ class Learner:
         Raises:
             LearnerError: there is no such head.
         """
-        infer = inference.infer_draw_values if credit_of(self.algorithm) == "draw" else inference.infer_values
-        with at_work(self._num_threads):
-            return infer(self.policy, trajectories, head, self.acting, self._settings.max_tokens, rank=self._rank)
+        return self._reader.values(trajectories, head, credit_of(self.algorithm))
 
     def logprobs(self, turns: Sequence[Turn], *, credit: Credit = "turn") -> FloatArray:
         """Return float32 (num_units,): the log-probability now of all that each turn drew, or of every "draw" of it."""
-        infer = inference.infer_draw_logprobs if credit == "draw" else inference.infer_logprobs
-        with at_work(self._num_threads):
-            return infer(self.policy, self._rows(turns), turns, self.acting, self._settings.max_tokens, rank=self._rank)
+        return self._reader.logprobs(turns, credit)
+
+    def review(self, trajectories: Sequence[Trajectory], *, head: str = "value") -> Review:
+        """Return what `values` and `logprobs` do, from one pass: faster where both are wanted."""
+        return self._reader.review(trajectories, head, credit_of(self.algorithm))
 
     def action_logprobs(self, turns: Sequence[Turn], *, beta: float = 0.0) -> list[FloatArray]:
         """Return float32 (num_candidates,) a turn: what actions are drawn from now, guided beta times by heads."""
-        guide, limit = self.algorithm if isinstance(self.algorithm, Guides) else None, self._settings.max_tokens
-        with at_work(self._num_threads):
-            return inference.infer_actions(self.policy, self._rows(turns), self.acting, limit, guide=guide, beta=beta)
+        return self._reader.action_logprobs(turns, self.algorithm if isinstance(self.algorithm, Guides) else None, beta)
 
     def score(self, contexts: Sequence[Sequence[int]], candidates: Sequence[Sequence[TokenIds]]) -> list[FloatArray]:
         """Return log P(candidate | context), all given as token ids: float32 (num_candidates,) a context."""
-        with at_work(self._num_threads):
-            return inference.score_candidates(self.policy, contexts, candidates, self._settings.max_tokens)
+        return self._reader.scores(contexts, candidates)
 
     def update(self, batch: Batch) -> dict[str, float]:
         """Learn from a batch: epochs of shuffled minibatches of whole episodes, a gradient step each.
@@ -217,7 +216,7 @@ class Learner:
             return run_update(
                 self._gradients,
                 self._optimizer,
-                self._rows(batch.turns),
+                self._reader.rows(batch.turns),
                 batch,
                 update=update,
                 rng=self._rng,
@@ -294,7 +293,3 @@ class Learner:
     def close(self) -> None:
         """Remove the folder that the last adapter was published in; a second call does nothing."""
         self._publisher.close()
-
-    def _rows(self, turns: Sequence[Turn]) -> list[Row]:
-        """Pack turns with their candidates, as actions are drawn among them."""
-        return pack_turns(self.policy, turns, self.acting, self._settings.eos_token_id)

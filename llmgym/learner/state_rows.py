@@ -10,12 +10,14 @@ import numpy.typing as npt
 from llmgym.candidates import close_prefixes
 from llmgym.errors import LearnerError
 from llmgym.learner.policy import Policy
-from llmgym.learner.row import FreeTokens, Row, build_rows
-from llmgym.types import Acting, TokenIds, Turn
+from llmgym.learner.row import NO_TOKENS, FreeTokens, Row, build_rows
+from llmgym.types import Acting, TokenIds, Trajectory, Turn
 
-__all__ = ["check_ways", "free_tokens", "pack_states", "pack_turns"]
+__all__ = ["check_ways", "free_tokens", "pack_states", "pack_trajectories", "pack_turns"]
 
 Prompt = npt.NDArray[np.int32]
+State = tuple[Prompt, tuple[TokenIds, ...], FreeTokens]
+"""A prompt, its candidates (none where it is only valued), and what stands between."""
 
 
 def pack_turns(policy: Policy, turns: Sequence[Turn], acting: Acting, eos_token_id: int | None) -> list[Row]:
@@ -30,14 +32,40 @@ def pack_turns(policy: Policy, turns: Sequence[Turn], acting: Acting, eos_token_
     Raises:
         LearnerError: a prompt is empty or does not fit the model, or a turn was not taken as acting says.
     """
+    return _pack(policy, _states(turns, acting, eos_token_id))
+
+
+def pack_trajectories(
+    policy: Policy, trajectories: Sequence[Trajectory], acting: Acting, eos_token_id: int | None
+) -> list[Row]:
+    """Pack the turns of trajectories as `pack_turns` does, and behind each one's last the state that it led to.
+
+    That state is only valued; it is there where its prompt is known.
+    """
+    states = []
+    for trajectory in trajectories:
+        states += _states(trajectory.turns, acting, eos_token_id)
+        if trajectory.final_prompt_ids is not None:
+            states.append((trajectory.final_prompt_ids, (), NO_TOKENS))
+    return _pack(policy, states)
+
+
+def _states(turns: Sequence[Turn], acting: Acting, eos_token_id: int | None) -> list[State]:
+    """Return what was read and drawn in turns."""
     check_ways(turns, acting)
-    candidates = [turn.candidate_ids for turn in turns]
-    if acting.how == "constrained":
-        candidates = [close_prefixes(candidate_ids, eos_token_id) for candidate_ids in candidates]
-    elif acting.how == "text":
-        candidates = [()] * len(turns)
-    free = [free_tokens(turn, acting) for turn in turns]
-    return pack_states(policy, [turn.prompt_ids for turn in turns], candidates, free)
+    return [(turn.prompt_ids, _drawn_among(turn, acting, eos_token_id), free_tokens(turn, acting)) for turn in turns]
+
+
+def _drawn_among(turn: Turn, acting: Acting, eos_token_id: int | None) -> tuple[TokenIds, ...]:
+    """Return the candidates as actions are drawn among them."""
+    if acting.how == "text":
+        return ()
+    return close_prefixes(turn.candidate_ids, eos_token_id) if acting.how == "constrained" else turn.candidate_ids
+
+
+def _pack(policy: Policy, states: Sequence[State]) -> list[Row]:
+    prompts, candidates, free = zip(*states, strict=True) if states else ((), (), ())
+    return pack_states(policy, prompts, candidates, free)
 
 
 def pack_states(

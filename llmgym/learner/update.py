@@ -13,7 +13,7 @@ import torch
 
 from llmgym.algorithms.algorithm import Algorithm, Bootstraps, StopsEarly, credit_of
 from llmgym.learner.gradient import Gradients, Met
-from llmgym.learner.inference import infer_draw_logprobs, infer_logprobs, infer_next_values
+from llmgym.learner.inference import infer_logprobs, infer_next_values
 from llmgym.learner.minibatch import Ledger, check_batch, open_ledger, proximal_logprobs, split_minibatches
 from llmgym.learner.non_finite import NonFiniteError, OnNonFinite
 from llmgym.learner.optimizer import take_step
@@ -130,9 +130,10 @@ def run_update(
     check_batch(batch, credit)
     reference_logprobs = None
     if reference is not None:
-        infer = infer_draw_logprobs if credit == "draw" else infer_logprobs
         with reference.in_place_of(policy):
-            reference_logprobs = infer(policy, rows, batch.turns, update.acting, update.max_tokens, rank=rank)
+            reference_logprobs = infer_logprobs(
+                policy, rows, batch.turns, update.acting, update.max_tokens, credit=credit, rank=rank
+            )
     next_prompts = batch.steps.next_prompts if isinstance(algorithm, Bootstraps) and batch.steps else None
     ledger = open_ledger(batch, credit, policy.device, reference_logprobs=reference_logprobs)
     seen = _Seen(len(batch.advantages))

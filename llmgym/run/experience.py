@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
+
+import numpy as np
 
 from llmgym.algorithms.algorithm import (
     Algorithm,
@@ -26,10 +28,11 @@ from llmgym.run.learning import RunLearner
 from llmgym.run.offline import OfflineCollector, read_trajectories
 from llmgym.run.report import Reporter
 from llmgym.run.seeds import training_seed
-from llmgym.types import Batch, Decides, Trajectory
+from llmgym.types import Batch, Decides, FloatArray, Trajectory, Turn
 
 __all__ = ["Collects", "collect_experience", "episode_seeds", "learn_from", "open_experience"]
 
+LogprobsOf = Callable[[Sequence[Turn]], FloatArray]
 ON_POLICY = CollectSettings()
 """Nothing is older than the policy that learns."""
 
@@ -121,26 +124,39 @@ def learn_from(
         found["dropped_stale"] = float(num_collected - len(trajectories))
         if not trajectories:
             return found
-    values = learner.values(trajectories) if needs_values(algorithm) else None
+    is_corrected = collect.staleness > 0 and collect.correction != "none"
+    logprobs: LogprobsOf = partial(learner.logprobs, credit=credit_of(algorithm))
+    values = None
+    if needs_values(algorithm):
+        if is_corrected and found["staleness"] > 0:
+            values, logprobs = _review(trajectories, learner)
+        else:
+            values = learner.values(trajectories)
     batch = make_batch(trajectories, values, returns, algorithm)
-    if batch.turns and collect.staleness:
-        batch = _corrected(batch, learner, collect)
+    if batch.turns and is_corrected:
+        batch = _corrected(batch, learner, collect, logprobs)
     return {**(learner.update(batch) if batch.turns else {}), **batch.metrics, **found}
 
 
-def _corrected(batch: Batch, learner: RunLearner, collect: CollectSettings) -> Batch:
+def _review(trajectories: Sequence[Trajectory], learner: RunLearner) -> tuple[list[FloatArray], LogprobsOf]:
+    """Return the values of trajectories, and what looks up the log-probabilities of their turns, from one pass."""
+    review = learner.review(trajectories)
+    turns = (turn for trajectory in trajectories for turn in trajectory.turns)
+    found = {id(turn): logprobs for turn, logprobs in zip(turns, review.logprobs, strict=True)}
+    return review.values, lambda turns: np.concatenate([found[id(turn)] for turn in turns])
+
+
+def _corrected(batch: Batch, learner: RunLearner, collect: CollectSettings, logprobs: LogprobsOf) -> Batch:
     """Return a batch with the importance weights that collect asks for."""
     # Torch takes seconds to import; whoever only configures a run does without.
     from llmgym.learner.correction import Correction, correct_stale
 
-    if collect.correction == "none":
-        return batch
-    credit = credit_of(learner.algorithm)
+    assert collect.correction != "none", "checked by the caller"
     return correct_stale(
         batch,
         learner.version,
-        partial(learner.logprobs, credit=credit),
-        credit=credit,
+        logprobs,
+        credit=credit_of(learner.algorithm),
         correction=Correction(collect.correction, collect.correction_limit),
     )
 

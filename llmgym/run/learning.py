@@ -16,6 +16,7 @@ from llmgym.types import Acting, Batch, Engine, FloatArray, Tokenizer, Trajector
 
 if TYPE_CHECKING:
     from llmgym.learner.group import MakesLearner
+    from llmgym.learner.review import Review
 
 __all__ = ["RunLearner", "open_learner"]
 
@@ -70,6 +71,10 @@ class RunLearner(Protocol):
 
     def logprobs(self, turns: Sequence[Turn], *, credit: Credit = "turn") -> FloatArray:
         """Return the log-probability now of all that each turn drew, or of every draw of it."""
+        ...
+
+    def review(self, trajectories: Sequence[Trajectory]) -> Review:
+        """Return what `values` and `logprobs` do, from one pass."""
         ...
 
     def action_logprobs(self, turns: Sequence[Turn], *, beta: float = 0.0) -> list[FloatArray]:

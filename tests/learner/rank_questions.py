@@ -30,7 +30,7 @@ class NoisyHead(torch.nn.Module):
 
 def gradients_of(learner: Learner, batch: Batch) -> dict[str, FloatArray]:
     """Return the gradient of a batch's loss, as one minibatch, and its metrics under "metrics"."""
-    rows, algorithm = learner._rows(batch.turns), learner.algorithm
+    rows, algorithm = learner._reader.rows(batch.turns), learner.algorithm
     ledger = open_ledger(batch, credit_of(algorithm), learner.policy.device)
     whole = ledger.whole(np.concatenate([row.state_indices for row in rows]))
     taken = learner._gradients.take(
@@ -49,7 +49,7 @@ def parameters_of(learner: Learner) -> dict[str, FloatArray]:
 
 def spoil(learner: Learner) -> None:
     """Let the weights of rank 1 drift away."""
-    if learner._rank.index == 1:
+    if learner._reader.rank.index == 1:
         with torch.no_grad():
             next(value for value in learner.policy.parameters() if value.requires_grad).add_(1e-6)
 

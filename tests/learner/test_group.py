@@ -195,6 +195,10 @@ def test_values_and_logprobs_are_computed_in_shares(
     episodes = [make_episode(seed, 1 + seed % 4, terminated=seed % 2 == 0) for seed in range(7)]
     for found, expected in zip(group.values(episodes), single.values(episodes), strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    review = group.review(episodes)
+    np.testing.assert_allclose(np.concatenate(review.values), np.concatenate(group.values(episodes)), rtol=0, atol=1e-5)
+    turns = [turn for one in episodes for turn in one.turns]
+    np.testing.assert_allclose(np.concatenate(review.logprobs), single.logprobs(turns), rtol=0, atol=1e-5)
     turns = make_batch(2).turns
     np.testing.assert_allclose(group.logprobs(turns), single.logprobs(turns), rtol=0, atol=1e-5)
     assert group.max_context_tokens == single.max_context_tokens == 128

@@ -21,7 +21,9 @@ from llmgym.errors import ConfigError, EnvError
 from llmgym.learner import Learner
 from llmgym.learner.tiny import TinySettings
 from llmgym.rollout.store import read_trajectories
+from llmgym.run import training
 from llmgym.run.experience import learn_from
+from llmgym.run.learning import open_learner
 from llmgym.run.pipeline import CollectsAhead
 from llmgym.run.report import SilentReporter
 from llmgym.types import Acting, Trajectory, Turn
@@ -57,6 +59,16 @@ def collecting_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "llmgym-collect"]
 
 
+@pytest.fixture
+def learns_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the learner stay in this process, where a test is not about its own: that takes seconds to start."""
+
+    def open_here(*arguments: Any, **settings: Any) -> Any:
+        return open_learner(*arguments, **{**settings, "is_apart": False})
+
+    monkeypatch.setattr(training, "open_learner", open_here)
+
+
 def check_run(run_dir: Path, staleness: int, *, num_updates: int = 5) -> None:
     rows = rows_of(run_dir)
     assert [row["update"] for row in rows] == list(range(1, num_updates + 1))
@@ -72,20 +84,27 @@ def check_run(run_dir: Path, staleness: int, *, num_updates: int = 5) -> None:
         assert 0 <= row["weight_clipped"] <= 1
         assert row["policy_version"] == update
         assert row["canary_gap"] < 1e-4
-        assert row["learners_peak_memory_gib"] > 0, "what learns has a process of its own"
     assert not collecting_threads()
 
 
 @pytest.mark.parametrize("staleness", [1, 3])
-def test_no_turn_is_older_than_a_run_allows(staleness: int, tmp_path: Path) -> None:
+def test_no_turn_is_older_than_a_run_allows(staleness: int, tmp_path: Path, learns_here: None) -> None:
     llmgym.train(small_config(staleness), tmp_path / "run")
     check_run(tmp_path / "run", staleness)
     assert any(row["staleness"] > 0 for row in rows_of(tmp_path / "run")), "what came first was collected by version 0"
     assert [row["env_steps"] for row in rows_of(tmp_path / "run")] == [16, 32, 48, 64, 80]
 
 
+def test_what_learns_has_a_process_of_its_own(tmp_path: Path) -> None:
+    llmgym.train(small_config(1), tmp_path / "run")
+    check_run(tmp_path / "run", 1)
+    assert all(row["learners_peak_memory_gib"] > 0 for row in rows_of(tmp_path / "run"))
+
+
 @pytest.mark.parametrize("how", ["score", "text"])
-def test_whole_episodes_without_a_barrier_overlap_with_learning_too(how: Any, tmp_path: Path) -> None:
+def test_whole_episodes_without_a_barrier_overlap_with_learning_too(
+    how: Any, tmp_path: Path, learns_here: None
+) -> None:
     collect = CollectSettings(num_envs=4, group_size=2, barrier=False, staleness=1, correction="masked")
     acting = Acting(how, max_new_tokens=4)
     config = small_config(1, algorithm={"name": "grpo"}, collect=collect, acting=acting, updates=3)
@@ -137,7 +156,7 @@ class Stop(SilentReporter):
             raise KeyboardInterrupt
 
 
-def test_an_interrupted_run_leaves_a_checkpoint_and_no_thread_and_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_run_leaves_a_checkpoint_and_no_thread_and_goes_on(tmp_path: Path, learns_here: None) -> None:
     config = small_config(1, checkpoint_every=5)
     with pytest.raises(KeyboardInterrupt):
         llmgym.train(config, tmp_path / "run", Stop())
@@ -171,7 +190,7 @@ class Breaks(gym.Wrapper[Any, Any, Any, Any]):
 
 @pytest.mark.parametrize("barrier", [True, False])
 def test_an_error_in_the_collecting_thread_ends_the_run_with_its_own_message(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, barrier: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, barrier: bool, learns_here: None
 ) -> None:
     from llmgym.run import experience
 
@@ -270,7 +289,7 @@ def test_what_is_too_old_is_dropped_and_counted(tmp_path: Path) -> None:
     assert set(metrics) == {"staleness", "dropped_stale"}, "nothing is learned where nothing is left"
 
 
-def test_without_a_correction_nothing_is_weighted(tmp_path: Path) -> None:
+def test_without_a_correction_nothing_is_weighted(tmp_path: Path, learns_here: None) -> None:
     collect = replace(small_config(1).collect, correction="none")
     llmgym.train(small_config(1, collect=collect, updates=2), tmp_path / "run")
     for row in rows_of(tmp_path / "run"):
