@@ -2,8 +2,9 @@
 
 A tiny model clones a few demonstrations of a small level of BabyAI, and learns on by PPO, as `llmgym train` does, with
 the same environment steps whatever `collect.staleness` is. Runs follow each other, so that each has the whole machine.
-Rates are from the end of the first update to that of the last; success is measured on the same held-out episodes for
-all. Intervals are over training seeds: rliable's stratified bootstrap of the mean.
+Rates are from the end of the first update to that of the last, medians over training seeds, so that a machine that is
+busy with something else for a while changes none; success is measured on the same held-out episodes for all.
+Intervals are over training seeds: rliable's stratified bootstrap of the mean.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def run(workload: Workload | None = None) -> Report:
     base = next(iter(outcomes.values()))
     for name, of_seeds in outcomes.items():
         figures |= _figures(name, of_seeds)
-        figures[f"{name}_speedup"] = _mean(of_seeds, "env_steps_per_second") / _mean(base, "env_steps_per_second")
+        figures[f"{name}_speedup"] = _median(of_seeds, "env_steps_per_second") / _median(base, "env_steps_per_second")
     return make_report(figures)
 
 
@@ -130,16 +131,21 @@ def _in_own_process(config: RunConfig) -> Outcome:
 
 
 def _figures(name: str, outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Return the means over seeds, and the interval of success."""
-    rates = np.array([[outcome.success] for outcome in outcomes])
-    success = over_training_seeds(rates, lambda scores: scores.mean(axis=-1), 0.95)
-    means = ("env_steps_per_second", "updates_per_second", "staleness", "weight_clipped", "wait_share")
+    """Return success with its interval, and the medians and means over seeds of the rest."""
+    scores_of_seeds = np.array([[outcome.success] for outcome in outcomes])
+    success = over_training_seeds(scores_of_seeds, lambda scores: scores.mean(axis=-1), 0.95)
+    rates, means = ("env_steps_per_second", "updates_per_second", "wait_share"), ("staleness", "weight_clipped")
     return {
         f"{name}_success": success.value,
         f"{name}_low": success.low,
         f"{name}_high": success.high,
+        **{f"{name}_{figure}": _median(outcomes, figure) for figure in rates},
         **{f"{name}_{figure}": _mean(outcomes, figure) for figure in means},
     }
+
+
+def _median(outcomes: Sequence[Outcome], figure: str) -> float:
+    return float(np.median([getattr(outcome, figure) for outcome in outcomes]))
 
 
 def _mean(outcomes: Sequence[Outcome], figure: str) -> float:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from llmgym.bench.staleness import CONFIG, Workload, run
+from llmgym.bench.staleness import CONFIG, Outcome, Workload, _figures, run
 from llmgym.config import CloneSettings, CollectSettings, EvaluationSettings
 from llmgym.learner.tiny import TinySettings
 
@@ -35,3 +35,11 @@ def test_rates_and_success_are_measured_for_every_staleness() -> None:
     assert figures["staleness2_speedup"] == pytest.approx(
         figures["staleness2_env_steps_per_second"] / figures["staleness0_env_steps_per_second"]
     )
+
+
+def test_one_run_on_a_busy_machine_changes_no_rate() -> None:
+    outcomes = [Outcome(0.5, rate, rate / 512, 1.0, 0.1, 0.2) for rate in (100.0, 20.0, 120.0)]
+    figures = _figures("staleness1", outcomes)
+    assert figures["staleness1_env_steps_per_second"] == 100
+    assert figures["staleness1_updates_per_second"] == 100 / 512
+    assert figures["staleness1_success"] == 0.5
