@@ -133,10 +133,7 @@ class Learner:
         self.canary_tolerance = CANARY_TOLERANCES[precision] if canary_tolerance is None else canary_tolerance
         self.skipped: list[NonFiniteError] = []
         self._rng = np.random.default_rng(seed)
-        eos_token_id = self._settings.eos_token_id
-        self._reader = PolicyReader(
-            self.policy, self.acting, max_tokens_per_microbatch, eos_token_id, self._num_threads, rank
-        )
+        self._rank = rank
         self._gradients = Gradients(self.policy, rank)
         self._publisher = Publisher()
         self._optimizer = build_optimizer(self.policy, self._settings)
@@ -293,3 +290,8 @@ class Learner:
     def close(self) -> None:
         """Remove the folder that the last adapter was published in; a second call does nothing."""
         self._publisher.close()
+
+    @property
+    def _reader(self) -> PolicyReader:
+        limits = self._settings.max_tokens, self._settings.eos_token_id
+        return PolicyReader(self.policy, self.acting, *limits, self._num_threads, self._rank)
