@@ -21,6 +21,7 @@ from llmgym.run.playing import dealt_seeds, play_engine
 from llmgym.run.policy import OpenPolicy, ServedPolicy
 from llmgym.run.protocols.asking import Asking, asking_of
 from llmgym.run.protocols.episodes import play_task
+from llmgym.run.protocols.figure import plot_protocol
 from llmgym.run.protocols.markdown import to_markdown
 from llmgym.run.protocols.registry import PROTOCOLS, find_protocol, tasks_of
 from llmgym.run.protocols.report import make_report_folder, write_report
@@ -366,3 +367,20 @@ def test_prompts_of_a_model_are_hashed(model: ServedPolicy) -> None:
     outcomes = play_task(opened, task, asking_of(opened, task), SilentReporter())
     assert len({one.prompt_sha256 for one in outcomes}) == 2
     assert all(len(one.prompt_sha256) == 64 for one in outcomes)
+
+
+def test_a_long_training_is_told_within_the_picture(
+    chance_and_bot: ProtocolResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file: drawn.append(figure))
+    training = "trained on llmgym/BabyAI-MixedTrainLocal-v0 (26000 demonstrations in easier lessons and 36000) " * 2
+    first, *others = chance_and_bot.policies
+    told = replace(first, identity=replace(first.identity, training=training))
+    plot_protocol(tmp_path / "any.png", replace(chance_and_bot, policies=(told, *others)))
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert legend.get_window_extent().x1 < figure.bbox.x1

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llmgym.rollout.statistics import Estimate
 from llmgym.run.identity import ZERO_SHOT
 from llmgym.run.protocols.result import PolicyResult, ProtocolResult
@@ -17,10 +19,13 @@ COLORS = ("#2a7f62", "#2c6fb0", "#b0432c", "#7d5ba6", "#c28a1c", "#4d4d4d")
 PUBLISHED_COLOR = "#8c8c8c"
 PUBLISHED_MARKERS = ("D", "s", "^", "v", "P", "X")
 MAX_PUBLISHED = 6
-ROW_INCHES = 0.28
+ROW_INCHES = 0.22
+LABEL_WIDTH, LEGEND_WIDTH = 34, 120
+"""Characters of a line."""
 BELOW, BELOW_STEP = 0.27, 0.06
 """Where published rows are drawn, below the middle of a line, so that they hide neither ours nor each other."""
 ABOVE = 0.12
+"""Where ours are drawn, above the middle of a line, where there are published rows."""
 TOTAL = "all tasks"
 
 
@@ -34,7 +39,7 @@ def plot_protocol(file: Path, result: ProtocolResult) -> None:
     from matplotlib.figure import Figure
 
     lines = [task.name for task in result.tasks]
-    labels = [_wrapped(task.label) for task in result.tasks]
+    labels = [_wrapped(task.label, LABEL_WIDTH) for task in result.tasks]
     if any(policy.total is not None for policy in result.policies):
         lines, labels = [*lines, "all"], [*labels, TOTAL]
     published = _shown(result)
@@ -47,9 +52,9 @@ def plot_protocol(file: Path, result: ProtocolResult) -> None:
     for row in range(len(lines)):
         if row % 2 == 0:
             axes.axhspan(row - 0.5, row + 0.5, color="#000000", alpha=0.035, linewidth=0)
-    handles = [
-        _draw_policy(axes, lines, policy, index, len(result.policies)) for index, policy in enumerate(result.policies)
-    ]
+    handles = []
+    for index, (policy, place) in enumerate(zip(result.policies, _places(result, bool(published)), strict=True)):
+        handles.append(_draw_policy(axes, lines, policy, COLORS[index % len(COLORS)], place))
     for index, published_row in enumerate(published):
         place = BELOW + BELOW_STEP * (index - (len(published) - 1) / 2)
         handles.append(_draw_published(axes, lines, published_row, PUBLISHED_MARKERS[index], place))
@@ -68,14 +73,20 @@ def plot_protocol(file: Path, result: ProtocolResult) -> None:
     figure.savefig(file)
 
 
-def _draw_policy(axes: Any, lines: Sequence[str], policy: PolicyResult, index: int, num_policies: int) -> Any:
+def _places(result: ProtocolResult, has_published: bool) -> Sequence[float]:
+    """Return where in a line each policy is drawn: about its middle, or above that where published rows are below."""
+    middle, spread = (-ABOVE, 0.45) if has_published else (0.0, 0.6)
+    half = spread * min(1.0, len(result.policies) / 3) / 2
+    if len(result.policies) == 1:
+        return [middle]
+    return [float(place) for place in np.linspace(middle - half, middle + half, len(result.policies))]
+
+
+def _draw_policy(axes: Any, lines: Sequence[str], policy: PolicyResult, color: str, offset: float) -> Any:
     """Draw a policy's rates: the protocol's intervals, and, thin, those of the episodes where they are others."""
-    color = COLORS[index % len(COLORS)]
     rates: dict[str, Estimate] = {task.task: task.success for task in policy.tasks}
     if policy.total is not None:
         rates["all"] = policy.total
-    spread = 0.45 * min(1.0, num_policies / 3)
-    offset = (0.0 if num_policies == 1 else spread * (index / (num_policies - 1) - 0.5)) - ABOVE
     rows = [row for row, name in enumerate(lines) if name in rates]
     shown = [rates[lines[row]] for row in rows]
     values = [one.value for one in shown]
@@ -99,7 +110,7 @@ def _draw_policy(axes: Any, lines: Sequence[str], policy: PolicyResult, index: i
         capsize=3,
         zorder=3,
         clip_on=False,
-        label=f"{policy.identity.name}: {policy.identity.training}",
+        label=_wrapped(f"{policy.identity.name}: {policy.identity.training}", LEGEND_WIDTH),
     )
 
 
@@ -117,7 +128,7 @@ def _draw_published(axes: Any, lines: Sequence[str], row: PublishedRow, marker: 
         alpha=0.9,
         zorder=2,
         clip_on=False,
-        label=f"published: {row.policy}, {row.training}",
+        label=_wrapped(f"published: {row.policy}, {row.training}", LEGEND_WIDTH),
     )
     return marks
 
@@ -132,7 +143,7 @@ def _shown(result: ProtocolResult) -> list[PublishedRow]:
     return [row for row in rows if row in nearest]
 
 
-def _wrapped(label: str) -> str:
+def _wrapped(label: str, width: int) -> str:
     import textwrap
 
-    return "\n".join(textwrap.wrap(label, 34))
+    return "\n".join(textwrap.wrap(label, width))
