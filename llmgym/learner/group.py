@@ -179,10 +179,7 @@ class LearnerGroup:
         return {**answers[0].metrics, "learners_peak_memory_gib": max(answer.memory_gib for answer in answers)}
 
     def publish(self, engine: Engine, *, version: int | None = None) -> dict[str, float]:
-        """Swap the weights of rank 0 into a running engine, and check on the canary that it holds them.
-
-        See `Learner.publish`.
-        """
+        """Swap the weights of rank 0 into a running engine, and check them on the canary; see `Learner.publish`."""
         published = self.version + 1 if version is None else version
         try:
             self._publisher.publish(engine, self._weights, published)

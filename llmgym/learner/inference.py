@@ -230,7 +230,7 @@ def _rows_of(table: torch.Tensor) -> list[FloatArray]:
 
 
 def num_drawn(turn: Turn, acting: Acting) -> int:
-    """Return how many draws a turn is."""
+    """Return how many draws a turn is, by what was said in it; `Turn.num_draws` goes by what was recorded."""
     return len(turn.sampled_ids) + (acting.how != "text")
 
 

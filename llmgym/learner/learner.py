@@ -293,5 +293,5 @@ class Learner:
 
     @property
     def _reader(self) -> PolicyReader:
-        limits = self._settings.max_tokens, self._settings.eos_token_id
-        return PolicyReader(self.policy, self.acting, *limits, self._num_threads, self._rank)
+        max_tokens, eos = self._settings.max_tokens, self._settings.eos_token_id
+        return PolicyReader(self.policy, self.acting, max_tokens, eos, num_threads=self._num_threads, rank=self._rank)
