@@ -38,7 +38,16 @@ class EnvError(LLMGymError):
 
 
 class PromptError(LLMGymError):
-    """A prompt cannot be built, or does not fit into the model's context."""
+    """A prompt cannot be built, or does not fit into the model's context.
+
+    Attributes:
+        position: which of the contexts of a call does not fit; None where it is no matter of one of several.
+    """
+
+    def __init__(self, message: str, *, position: int | None = None) -> None:
+        """Say what is wrong, and with which context."""
+        super().__init__(message)
+        self.position = position
 
 
 class ActionParseError(LLMGymError):

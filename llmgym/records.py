@@ -194,17 +194,20 @@ class Trajectory:
     """A stretch of one episode: consecutive turns, to the episode's end or to where collection stopped.
 
     Attributes:
-        turns: at least one turn; only the last may be terminated or truncated.
+        turns: at least one turn, unless the episode was given up; only the last may be terminated or truncated.
         final_prompt_ids: int32 (num_tokens,); the prompt of the state after the last turn, from whose value the
             return is bootstrapped. None where the last turn terminated the episode.
         env_index: which environment of the vector.
         seed: what the episode was reset with.
+        given_up: why the episode was given up before its environment ended it; "" where it was not. Only an evaluation
+            gives up; what is learned from never was.
     """
 
     turns: tuple[Turn, ...]
     final_prompt_ids: npt.NDArray[np.int32] | None
     env_index: int = 0
     seed: int | None = None
+    given_up: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

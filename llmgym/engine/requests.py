@@ -255,5 +255,6 @@ def _check_length(position: int, num_tokens: int, num_answer_tokens: int, max_co
         raise PromptError(
             f"Expected a context and its answer of at most {max_context_tokens} tokens, but context {position} "
             f"has {num_tokens} and its answer up to {num_answer_tokens}. Shorten the history, or take a model "
-            "with a longer context."
+            "with a longer context.",
+            position=position,
         )

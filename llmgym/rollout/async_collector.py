@@ -7,7 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from llmgym.errors import EnvError
+from llmgym.errors import EnvError, PromptError
 from llmgym.rollout.collector import options
 from llmgym.rollout.player import EpisodeSeed, Outcome, Player
 from llmgym.rollout.reward import checked_reward
@@ -41,6 +41,7 @@ class AsyncCollector:
         episode_seed: EpisodeSeed,
         parse: Parser | None = None,
         keys_states: bool = False,
+        gives_up: bool = False,
     ) -> None:
         """Reset all environments to their first episodes; see `Collector`.
 
@@ -65,6 +66,7 @@ class AsyncCollector:
                 History(make_prompt(prompt, engine.tokenizer, engine.max_context_tokens, acting.how), acting),
                 seed=seed,
                 episode_seed=episode_seed,
+                gives_up=gives_up,
             )
             for env_index in range(len(envs))
         ]
@@ -111,16 +113,29 @@ class AsyncCollector:
 
     def episodes(self) -> Iterator[Trajectory]:
         """Play until every environment has run out of episode seeds; yield each whole episode when it ends."""
-        self._start_all()
+        for player in self._players:
+            yield from self._go_on(player)
         while self._tickets:
             ended = []
             for player, choice in self._made():
                 trajectory = self._step(player, choice)
                 if trajectory is not None:
                     ended.append(trajectory)
-                if player.is_playing:
-                    self._start(player)
+                ended += self._go_on(player)
             yield from ended
+
+    def _go_on(self, player: Player) -> Iterator[Trajectory]:
+        """Begin the next decision of an environment; yield the episodes given up before there is one."""
+        while player.is_playing:
+            if player.has_given_up:
+                yield player.break_off()
+                self._begin(player)
+                continue
+            try:
+                self._start(player)
+                return
+            except PromptError as problem:
+                player.outgrow(problem)
 
     def _start_all(self) -> None:
         """Begin a decision in every environment that plays."""
@@ -181,5 +196,8 @@ class AsyncCollector:
         seed = player.next_episode()
         if seed is not None:
             observation, info = self._envs[player.env_index].reset(seed=seed)
-            player.history.begin(str(observation["mission"]), str(observation["text"]), actions_of(info))
+            try:
+                player.history.begin(str(observation["mission"]), str(observation["text"]), actions_of(info))
+            except PromptError as problem:
+                player.outgrow(problem)
             player.state_key = self._state_key(player.env_index, observation)

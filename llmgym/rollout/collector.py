@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from llmgym.errors import EnvError
+from llmgym.errors import EnvError, PromptError
 from llmgym.rollout.player import EpisodeSeed, Outcome, Player
 from llmgym.rollout.reward import checked_reward
 from llmgym.text.histories import Histories, History, actions_of
@@ -37,6 +37,7 @@ class Collector:
         episode_seed: EpisodeSeed,
         parse: Parser | None = None,
         keys_states: bool = False,
+        gives_up: bool = False,
     ) -> None:
         """Reset all environments to their first episodes.
 
@@ -49,9 +50,12 @@ class Collector:
             episode_seed: seeds of the episodes.
             parse: finds the action in a free answer; what acting says if None.
             keys_states: whether turns know the states that they were taken in, by `Turn.state_key`.
+            gives_up: whether `episodes` gives up an episode whose prompt outgrows the model's context, and says so in
+                `Trajectory.given_up`; otherwise that is a PromptError.
 
         Raises:
             EnvError: the vector resets by itself.
+            PromptError: a first prompt does not fit, and nothing is to be given up.
         """
         mode = venv.metadata.get("autoreset_mode")
         if mode != AutoresetMode.DISABLED:
@@ -69,7 +73,7 @@ class Collector:
             venv.num_envs, lambda: make_prompt(prompt, engine.tokenizer, limit, acting.how), acting
         )
         self._players = [
-            Player(env_index, history, seed=seed, episode_seed=episode_seed)
+            Player(env_index, history, seed=seed, episode_seed=episode_seed, gives_up=gives_up)
             for env_index, history in enumerate(self._histories)
         ]
         self._begin(self._players)
@@ -105,15 +109,29 @@ class Collector:
             yield from self._step()
 
     def _step(self) -> list[Trajectory]:
-        """Take one step in every environment that plays; return the trajectories of the episodes that ended."""
+        """Take one step in every environment that plays; return the trajectories of the episodes that ended.
+
+        Where an episode is to be given up, that is all that happens.
+        """
         playing = [player for player in self._players if player.is_playing]
-        choices = self._engine.act(
-            [player.history.context_ids for player in playing],
-            [options(player.history, self._acting) for player in playing],
-            self._acting,
-            [player.draw_seed for player in playing],
-            parse=self._parse,
-        )
+        given_up = [player for player in playing if player.has_given_up]
+        if given_up:
+            broken_off = [player.break_off() for player in given_up]
+            self._begin(given_up)
+            return broken_off
+        try:
+            choices = self._engine.act(
+                [player.history.context_ids for player in playing],
+                [options(player.history, self._acting) for player in playing],
+                self._acting,
+                [player.draw_seed for player in playing],
+                parse=self._parse,
+            )
+        except PromptError as problem:
+            if problem.position is None:
+                raise
+            playing[problem.position].outgrow(problem)
+            return []
         observations, rewards, terminations, truncations, infos = self._venv.step(self._env_actions(playing, choices))
         keys = vector_state_keys(self._venv, observations) if self._keys_states else [0] * self._venv.num_envs
         ended = []
@@ -165,7 +183,10 @@ class Collector:
         observations, infos = self._venv.reset(seed=seeds, options=reset_options)  # type: ignore[arg-type]
         keys = vector_state_keys(self._venv, observations) if self._keys_states else [0] * self._venv.num_envs
         for player in ended:
-            self._histories.begin(player.env_index, observations, infos)
+            try:
+                self._histories.begin(player.env_index, observations, infos)
+            except PromptError as problem:
+                player.outgrow(problem)
             player.state_key = keys[player.env_index]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from llmgym.errors import PromptError
 from llmgym.text.histories import History
 from llmgym.types import Choice, Trajectory, Turn
 
@@ -48,6 +49,8 @@ class _Episode:
     num_turns: int = 0
     turns: list[Turn] = field(default_factory=list)
     """Turns since the last trajectory was cut."""
+    given_up: str = ""
+    """Why it cannot go on."""
 
 
 class Player:
@@ -64,11 +67,14 @@ class Player:
 
     state_key: int = 0
 
-    def __init__(self, env_index: int, history: History, *, seed: int, episode_seed: EpisodeSeed) -> None:
+    def __init__(
+        self, env_index: int, history: History, *, seed: int, episode_seed: EpisodeSeed, gives_up: bool = False
+    ) -> None:
         self.env_index = env_index
         self.history = history
         self._seed = seed
         self._episode_seed = episode_seed
+        self._gives_up = gives_up
         self._num_begun = 0
         self._num_allowed: float = math.inf
         self._episode: _Episode | None = None
@@ -77,6 +83,11 @@ class Player:
     def is_playing(self) -> bool:
         """Whether an episode is going on."""
         return self._episode is not None
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether the episode cannot go on: it is to be broken off."""
+        return self._episode is not None and bool(self._episode.given_up)
 
     @property
     def num_turns(self) -> int:
@@ -111,7 +122,10 @@ class Player:
         episode.num_turns += 1
         self.state_key = outcome.state_key
         if not outcome.terminated:
-            self.history.extend(choice, outcome.text, outcome.actions)
+            try:
+                self.history.extend(choice, outcome.text, outcome.actions)
+            except PromptError as problem:
+                self.outgrow(problem)
         return self.cut() if outcome.terminated or outcome.truncated else None
 
     def cut(self) -> Trajectory | None:
@@ -121,6 +135,22 @@ class Player:
         turns, self._episode.turns = tuple(self._episode.turns), []
         final = None if turns[-1].terminated else self.history.prompt_ids
         return Trajectory(turns, final, self.env_index, self._episode.seed)
+
+    def outgrow(self, problem: PromptError) -> None:
+        """Note that the prompt no longer fits into the context: the episode, if one goes on, is given up.
+
+        Raises:
+            PromptError: the problem itself, where this player does not give up.
+        """
+        if not self._gives_up:
+            raise problem
+        if self._episode is not None:
+            self._episode.given_up = str(problem)
+
+    def break_off(self) -> Trajectory:
+        """Hand out the turns of an episode that is given up, which may be none; there is nothing to bootstrap from."""
+        episode = self._playing()
+        return Trajectory(tuple(episode.turns), None, self.env_index, episode.seed, episode.given_up)
 
     def _playing(self) -> _Episode:
         assert self._episode is not None, "only environments that play are stepped"

@@ -23,7 +23,7 @@ class SuccessRate:
         mean_return: mean undiscounted return of an episode, unscaled.
         mean_turns: mean length of an episode in turns.
         unparsed: share of turns whose answer named no action, so that the fallback was taken.
-        given_up: episodes in which an agent knew no further, which count as failures.
+        given_up: episodes in which an agent knew no further or a prompt outgrew the context; they count as failures.
     """
 
     success: float

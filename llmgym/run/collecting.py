@@ -31,6 +31,7 @@ def open_collector(
     episode_seed: EpisodeSeed,
     telling: Telling = NO_REWORDING,
     keys_states: bool = False,
+    gives_up: bool = False,
 ) -> Iterator[Collector | AsyncCollector]:
     """Make environments and a collector for as long as the context lasts.
 
@@ -39,6 +40,7 @@ def open_collector(
         barrier: whether the environments wait for each other; what is collected is the same.
         telling: how the environments are told.
         keys_states: whether turns know the states that they were taken in.
+        gives_up: whether an episode whose prompt outgrows the model's context is given up; see `Collector`.
 
     Raises:
         EnvError: there is no such environment.
@@ -54,6 +56,7 @@ def open_collector(
                 seed=seed,
                 episode_seed=episode_seed,
                 keys_states=keys_states,
+                gives_up=gives_up,
             )
         else:
             envs = [telling.wrap(env) for env in make_envs(env_id, num_envs, env_settings)]
@@ -67,5 +70,6 @@ def open_collector(
                 seed=seed,
                 episode_seed=episode_seed,
                 keys_states=keys_states,
+                gives_up=gives_up,
             )
         yield collector

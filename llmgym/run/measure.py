@@ -104,7 +104,7 @@ def _rate(played: Iterable[PlayedEpisode], reporter: Reporter) -> SuccessRate:
     num_successes, total = 0, 0.0
     for one in played:
         episodes.append(one)
-        num_successes += one.episode_return > 0
+        num_successes += one.is_success
         total += one.episode_return
         reporter.advance(len(episodes), {"success": num_successes / len(episodes), "return": total / len(episodes)})
     check_played(episodes, reporter)

@@ -33,7 +33,7 @@ class PlayedEpisode:
         num_turns: its length.
         num_unparsed: turns whose answer named no action.
         first_prompt_ids: int32 (num_tokens,); the first prompt, where a model played.
-        given_up: why the agent gave up; "" where it did not.
+        given_up: why the agent gave up, or why the model had to: its prompt outgrew the context; "" where none did.
     """
 
     env_index: int
@@ -43,6 +43,11 @@ class PlayedEpisode:
     num_unparsed: int = 0
     first_prompt_ids: npt.NDArray[np.int32] | None = None
     given_up: str = ""
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the task was done: a return above 0 in an episode that was not given up."""
+        return self.episode_return > 0 and not self.given_up
 
 
 def dealt_seeds(first_seed: int, episodes: int, num_envs: int) -> EpisodeSeed:
@@ -80,7 +85,7 @@ def play_engine(
     barrier: bool = True,
     telling: Telling = NO_REWORDING,
 ) -> Generator[PlayedEpisode]:
-    """Yield the episodes of a model as they end.
+    """Yield the episodes of a model as they end; one whose prompt outgrows the context is given up.
 
     Args:
         env_settings: keyword arguments of the environment.
@@ -102,6 +107,7 @@ def play_engine(
         seed=seed,
         episode_seed=episode_seed,
         telling=telling,
+        gives_up=True,
     ) as collector:
         for trajectory in collector.episodes():
             assert trajectory.seed is not None, "a collector resets every episode with a seed"
@@ -112,7 +118,8 @@ def play_engine(
                 sum(turn.reward for turn in turns),
                 len(turns),
                 sum(not turn.is_parsed for turn in turns),
-                turns[0].prompt_ids,
+                turns[0].prompt_ids if turns else None,
+                trajectory.given_up,
             )
 
 

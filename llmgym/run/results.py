@@ -25,7 +25,7 @@ class EvalRow:
         mean_return: mean undiscounted return of an episode.
         mean_turns: mean length of an episode.
         unparsed: share of turns whose answer named no action.
-        given_up: episodes in which an agent knew no further, which count as failures.
+        given_up: episodes in which an agent knew no further or a prompt outgrew the context; they count as failures.
     """
 
     name: str

@@ -47,8 +47,8 @@ class History:
 
     def begin(self, mission: str, text: str, actions: tuple[str, ...]) -> None:
         """Start an episode from its first observation."""
-        self.prompt.begin(mission, text, actions)
         self._set(actions)
+        self.prompt.begin(mission, text, actions)
 
     def extend(self, taken: int | Choice, text: str, actions: tuple[str, ...]) -> None:
         """Add the action taken and the observation that followed.
@@ -61,8 +61,8 @@ class History:
         """
         said, said_ids = self._said(taken)
         defaulted = self.actions[taken.index] if isinstance(taken, Choice) and not taken.is_parsed else None
-        self.prompt.extend(said, said_ids, text, actions, defaulted=defaulted)
         self._set(actions)
+        self.prompt.extend(said, said_ids, text, actions, defaulted=defaulted)
 
     def _said(self, taken: int | Choice) -> tuple[str, TokenIds]:
         """Return what the agent said, as text and as token ids."""

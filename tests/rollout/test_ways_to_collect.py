@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import astuple
 from pathlib import Path
@@ -13,13 +14,13 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from llmgym.engine.scripted_engine import ScriptedEngine
-from llmgym.errors import ConfigError, EnvError
+from llmgym.errors import ConfigError, EnvError, PromptError
 from llmgym.rollout.async_collector import AsyncCollector
 from llmgym.rollout.collector import Collector
 from llmgym.rollout.demonstrations import Expert, Speaker, demonstrate, retell
 from llmgym.rollout.store import read_trajectories, write_trajectories
 from llmgym.text import PromptSettings
-from llmgym.types import NO_VERSION, Acting, Trajectory
+from llmgym.types import NO_VERSION, Acting, Trajectory, Turn
 
 MakeEnv = Callable[[], gym.Env[Any, Any]]
 ANSWERS = (" walk", " stay\nand more", " Go back.", "I do not know", "")
@@ -41,7 +42,14 @@ def engine(kind: type[ScriptedEngine] = ScriptedEngine) -> ScriptedEngine:
 
 
 def collect_with(
-    make: MakeEnv, acting: Acting, *, barrier: bool, num_envs: int = 3, limit: int | None = None, **changes: Any
+    make: MakeEnv,
+    acting: Acting,
+    *,
+    barrier: bool,
+    num_envs: int = 3,
+    limit: int | None = None,
+    max_context_tokens: int = 2**31,
+    **changes: Any,
 ) -> Collector | AsyncCollector:
     settings: dict[str, Any] = {
         "prompt": PromptSettings(),
@@ -50,10 +58,12 @@ def collect_with(
         "episode_seed": lambda env, number: None if limit is not None and number >= limit else 100 * env + number,
         **changes,
     }
+    answers = engine(ScriptedEngine if barrier else SlowEngine)
+    answers.max_context_tokens = max_context_tokens
     if barrier:
         venv = SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
-        return Collector(venv, engine(), **settings)
-    return AsyncCollector([make() for _ in range(num_envs)], engine(SlowEngine), **settings)
+        return Collector(venv, answers, **settings)
+    return AsyncCollector([make() for _ in range(num_envs)], answers, **settings)
 
 
 def facts(trajectory: Trajectory) -> tuple[Any, ...]:
@@ -109,6 +119,50 @@ def test_without_a_barrier_the_same_episodes_are_played(make_text_env: MakeEnv, 
     locked = collect_with(make_text_env, acting, barrier=True, limit=4)
     free = collect_with(make_text_env, acting, barrier=False, limit=4)
     assert sorted(map(facts, free.episodes())) == sorted(map(facts, locked.episodes()))
+
+
+def answer_room(turn: Turn, acting: Acting) -> int:
+    """Tokens that the longest answer to a turn's prompt has."""
+    longest = max(map(len, turn.candidate_ids))
+    cue = len(acting.cue.encode())
+    return {"text": acting.max_new_tokens, "reason": acting.max_new_tokens + cue + longest}.get(acting.how, longest)
+
+
+@pytest.mark.parametrize("barrier", [True, False])
+@pytest.mark.parametrize("acting", WAYS, ids=lambda acting: acting.how)
+def test_episodes_that_outgrow_the_context_are_given_up(make_text_env: MakeEnv, acting: Acting, barrier: bool) -> None:
+    whole = {one.seed: one for one in collect_with(make_text_env, acting, barrier=True, limit=4).episodes()}
+    needs = {seed: [len(t.prompt_ids) + answer_room(t, acting) for t in one.turns] for seed, one in whole.items()}
+    limit = sorted(max(one) for one in needs.values())[len(needs) // 2]
+
+    played = list(
+        collect_with(
+            make_text_env, acting, barrier=barrier, limit=4, max_context_tokens=limit, gives_up=True
+        ).episodes()
+    )
+    assert sorted(one.seed or 0 for one in played) == sorted(seed or 0 for seed in whole)
+    assert 0 < sum(bool(one.given_up) for one in played) < len(played)
+    for one in played:
+        fitting = [need <= limit for need in needs[one.seed]]
+        num_turns = len(fitting) if all(fitting) else fitting.index(False)
+        assert facts(one)[2] == facts(whole[one.seed])[2][:num_turns], "up to there nothing is different"
+        assert bool(one.given_up) == (num_turns < len(fitting))
+        if one.given_up:
+            assert one.final_prompt_ids is None
+            assert re.search(rf"Expected .* of at most {limit} tokens", one.given_up)
+
+    with pytest.raises(PromptError, match=f"of at most {limit} tokens"):
+        list(collect_with(make_text_env, acting, barrier=barrier, limit=4, max_context_tokens=limit).episodes())
+
+
+@pytest.mark.parametrize("barrier", [True, False])
+def test_an_episode_whose_first_prompt_does_not_fit_has_no_turns(make_text_env: MakeEnv, barrier: bool) -> None:
+    settings: dict[str, Any] = {"barrier": barrier, "limit": 2, "max_context_tokens": 10}
+    played = list(collect_with(make_text_env, Acting(), gives_up=True, **settings).episodes())
+    assert sorted(one.seed or 0 for one in played) == [0, 1, 100, 101, 200, 201]
+    assert all(one.turns == () and "at most 10 tokens" in one.given_up for one in played)
+    with pytest.raises(PromptError, match="at turn 0 of the episode"):
+        collect_with(make_text_env, Acting(), **settings)
 
 
 @pytest.mark.parametrize("barrier", [True, False])

@@ -13,11 +13,14 @@ import pytest
 import llmgym  # noqa: F401  (registers the environments)
 from llmgym.config import RunConfig
 from llmgym.engine.scripted_engine import ScriptedEngine
+from llmgym.engine.settings import EngineSettings
 from llmgym.envs.babyai import KINDS
 from llmgym.errors import ConfigError, RunError
+from llmgym.rollout.success import SuccessRate
 from llmgym.run.folder import RunFolder
 from llmgym.run.identity import Identity
-from llmgym.run.playing import dealt_seeds, play_engine
+from llmgym.run.measure import measure_engine
+from llmgym.run.playing import PlayedEpisode, dealt_seeds, play_engine
 from llmgym.run.policy import OpenPolicy, ServedPolicy
 from llmgym.run.protocols.asking import Asking, asking_of
 from llmgym.run.protocols.episodes import play_task
@@ -212,6 +215,35 @@ def test_each_seed_counts_once_however_many_environments_there_are() -> None:
     outcomes = play_task(opened, task, ASKED, SilentReporter())
     assert [one.seed for one in outcomes] == [HELD_OUT_SEED + number for number in range(7)]
     assert play_task(opened, replace(task, num_envs=50), ASKED, SilentReporter()) == outcomes
+
+
+def test_a_task_outlives_episodes_whose_prompts_outgrow_the_model() -> None:
+    def measure(max_context_tokens: int) -> SuccessRate:
+        engine = ScriptedEngine(settings=EngineSettings(max_context_tokens=max_context_tokens))
+        acting, prompt, told = Acting(), PromptSettings(), SilentReporter()
+        return measure_engine(engine, SMALL, {}, episodes=20, num_envs=8, prompt=prompt, acting=acting, reporter=told)
+
+    free, bounded = measure(0), measure(3000)
+    assert free.given_up == 0
+    assert 0 < bounded.given_up < 20
+    assert 0 < bounded.success < free.success, "what is given up is a failure, and the rest is played"
+    assert bounded.episodes == 20
+
+    served = ServedPolicy(
+        "m", ScriptedEngine(settings=EngineSettings(max_context_tokens=3000)), RunConfig(env=SMALL), "m"
+    )
+    opened = OpenPolicy("m", Identity("m", "model", "zero-shot"), served)
+    (task,) = tasks_of(find_protocol("llmgym"), ProtocolOptions(env=SMALL, episodes=20))
+    outcomes = play_task(opened, task, asking_of(opened, task), SilentReporter())
+    assert len(outcomes) == 20
+    assert 0 < sum(bool(one.given_up) for one in outcomes) < 20
+    assert all("at most 3000 tokens" in one.given_up and not one.success for one in outcomes if one.given_up)
+
+
+def test_rewards_before_giving_up_make_no_success() -> None:
+    assert PlayedEpisode(0, 1, 0.5, 3).is_success
+    assert not PlayedEpisode(0, 1, 0.5, 3, given_up="its prompt outgrew the context").is_success
+    assert not PlayedEpisode(0, 1, 0.0, 3).is_success
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def play_task(opened: OpenPolicy, task: Task, asking: Asking, reporter: Reporter
     """Return the episodes that count, repetition after repetition: by their seeds, or, of "first", as they ended.
 
     Raises:
-        EnvError: an agent gave up all of them.
+        EnvError: all of them were given up.
     """
     reporter.stage(f"{opened.identity.name}: {task.name}", task.episodes * len(task.first_seeds), "episodes")
     outcomes: list[EpisodeOutcome] = []
@@ -77,7 +77,7 @@ def _outcome(one: PlayedEpisode, task: Task, repetition: int, kind: str) -> Epis
         task=task.name,
         repetition=repetition,
         seed=one.seed,
-        success=one.episode_return > 0,
+        success=one.is_success,
         episode_return=one.episode_return,
         num_turns=one.num_turns,
         num_unparsed=one.num_unparsed,

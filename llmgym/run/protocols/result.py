@@ -27,7 +27,7 @@ class TaskResult:
         mean_return: mean undiscounted return of an episode.
         mean_turns: mean length of an episode.
         unparsed: share of turns whose answer named no action.
-        given_up: episodes that an agent gave up, which count as failures.
+        given_up: episodes that were given up, which count as failures.
         kinds: kind of mission to how many episodes were of it, and how many succeeded; empty where there are none.
         asking: how the policy was asked.
         outcomes: of every episode.

@@ -66,7 +66,7 @@ class EpisodeOutcome:
         num_turns: its length.
         num_unparsed: turns whose answer named no action.
         kind: of its mission, where the level has kinds; "" elsewhere.
-        given_up: why an agent gave it up; "" where none did.
+        given_up: why it was given up; "" where it was not.
         prompt_sha256: of the token ids of the first prompt (int32, little-endian), where a model played.
     """
 
