@@ -73,7 +73,8 @@ def _print_policy(console: Console, result: ProtocolResult, policy: PolicyResult
     console.print(table)
     for task in policy.tasks:
         if task.given_up:
-            console.print(f"[yellow]{task.task}: {task.given_up} episodes were given up and count as failures[/yellow]")
+            counted = f"{task.given_up} of {task.episodes} episodes"
+            console.print(f"[yellow]{task.task}: given up, and counted as failures: {counted}[/yellow]")
         if task.unparsed:
             console.print(f"[yellow]{task.task}: {percent(task.unparsed)} of the answers named no action[/yellow]")
 

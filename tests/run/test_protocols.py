@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import llmgym  # noqa: F401  (registers the environments)
+from llmgym.cli.protocol_table import print_protocol
 from llmgym.config import RunConfig
 from llmgym.engine.scripted_engine import ScriptedEngine
 from llmgym.engine.settings import EngineSettings
@@ -363,6 +366,21 @@ def test_a_report_is_written_with_every_number_labelled(chance_and_bot: Protocol
         assert row[-1].startswith("published: ")
     with pytest.raises(RunError, match=r"Expected a folder without a report, found .*report\.md"):
         make_report_folder(folder)
+
+
+def test_a_report_tells_what_was_given_up_and_why(chance_and_bot: ProtocolResult) -> None:
+    policy = chance_and_bot.policies[0]
+    first, second, *others = policy.tasks[0].outcomes
+    outcomes = [first, replace(second, success=False, given_up="too long"), *others]
+    task = summarize_task(chance_and_bot.tasks[0], outcomes, ASKED, "wilson", 0.95)
+    result = replace(chance_and_bot, policies=(replace(policy, tasks=(task,)),), comparisons=())
+    counted = f"{task.task}: given up, and counted as failures: 1 of {len(outcomes)} episodes"
+    assert f"- {counted}. The first (seed {second.seed}): too long" in to_markdown(result).splitlines()
+    (numbers,) = result.to_json()["policies"]
+    assert numbers["tasks"][0]["outcomes"]["given_up"] == ["", "too long", *([""] * len(others))]
+    console = Console(file=StringIO(), width=100)
+    print_protocol(console, result)
+    assert counted in console.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 
 def test_report_shows_glams_rows_for_the_tasks_that_were_played() -> None:

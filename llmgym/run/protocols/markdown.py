@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from llmgym.rollout.statistics import Estimate, PairedDifference
-from llmgym.run.protocols.result import PolicyResult, ProtocolResult
+from llmgym.run.protocols.result import PolicyResult, ProtocolResult, TaskResult
 
 __all__ = ["to_markdown"]
 
@@ -61,15 +61,17 @@ def _policy(result: ProtocolResult, policy: PolicyResult) -> list[str]:
         if len(task.kinds) > 1
     ]
     parts += ["Successes by kind of mission:", "\n".join(kinds)] if kinds else []
-    notes = [
-        f"- {task.task}: {task.given_up} episodes were given up and count as failures"
-        for task in policy.tasks
-        if task.given_up
-    ]
+    notes = [f"- {task.task}: {_given_up(task)}" for task in policy.tasks if task.given_up]
     notes += [
         f"- {task.task}: {task.unparsed:.1%} of the answers named no action" for task in policy.tasks if task.unparsed
     ]
     return [*parts, "\n".join(notes)] if notes else parts
+
+
+def _given_up(task: TaskResult) -> str:
+    first = next(one for one in task.outcomes if one.given_up)
+    counted = f"given up, and counted as failures: {task.given_up} of {task.episodes} episodes"
+    return f"{counted}. The first (seed {first.seed}): {first.given_up}"
 
 
 def _methods(result: ProtocolResult) -> list[str]:

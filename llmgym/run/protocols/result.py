@@ -193,5 +193,6 @@ def _task_json(result: TaskResult) -> dict[str, Any]:
             "return": [round(one.episode_return, 6) for one in outcomes],
             "turns": [one.num_turns for one in outcomes],
             "kind": [one.kind for one in outcomes],
+            "given_up": [one.given_up for one in outcomes],
         },
     }
