@@ -196,7 +196,7 @@ class Trajectory:
     Attributes:
         turns: at least one turn, unless the episode was given up; only the last may be terminated or truncated.
         final_prompt_ids: int32 (num_tokens,); the prompt of the state after the last turn, from whose value the
-            return is bootstrapped. None where the last turn terminated the episode.
+            return is bootstrapped. None where the last turn terminated the episode, or where it was given up.
         env_index: which environment of the vector.
         seed: what the episode was reset with.
         given_up: why the episode was given up before its environment ended it; "" where it was not. Only an evaluation
