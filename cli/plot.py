@@ -24,8 +24,9 @@ def plot(
     """Draw the learning curves of several runs, such as the seeds of one recipe.
 
     Thin lines are runs and the thick one is their mean; dashed lines are what was measured on held-out episodes, with
-    stripes from the lowest of the runs to the highest. Of a benchmark that measures success (what llmgym bench
-    algorithms --json FILE writes), dots are means over training seeds, and lines their intervals.
+    stripes from the lowest of the runs to the highest. Corrections of a clone have a panel of their own. Of a benchmark
+    that measures success (what llmgym bench algorithms --json FILE writes), dots are means over training seeds, and
+    lines their intervals.
     """
     from llmgym.cli.output_file import check_writable
     from llmgym.run.plot import plot_runs

@@ -126,13 +126,11 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return one mapping an update; a last line that was cut off is left out."""
-        if not self.metrics.is_file():
-            return []
-        rows = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):
-                rows.append(json.loads(line))
-        return rows
+        return _read_lines(self.metrics)
+
+    def read_rounds(self) -> list[dict[str, Any]]:
+        """Return one mapping a round of correction."""
+        return [row for row in _read_lines(self.cloning) if "round" in row]
 
     def read_evaluations(self) -> dict[str, Any]:
         """Return what has been measured so far, by the name of the policy."""
@@ -144,6 +142,14 @@ class RunFolder:
     def write_evaluation(self, name: str, row: Mapping[str, Any]) -> None:
         """Keep one policy's measurement."""
         write_whole(self.evaluations, json.dumps({**self.read_evaluations(), name: dict(row)}, indent=2) + "\n")
+
+
+def _read_lines(file: Path) -> list[dict[str, Any]]:
+    """Read a file of JSON objects, if there is one; a last line that was cut off is left out."""
+    if not file.is_file():
+        return []
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,94 +20,131 @@ Curve = npt.NDArray[np.float64]
 
 COLORS = {"random": "#8c8c8c", "clone": "#d08a2e", "corrected": "#4a6fa5", "trained": "#2a7f62"}
 SMOOTHING_UPDATES = 5
+CORRECTION = "rounds of correction"
+REINFORCEMENT = "environment steps of reinforcement learning"
+LABELS = {
+    CORRECTION: f"solved alone, in a drawn number of turns (mean of {SMOOTHING_UPDATES})",
+    REINFORCEMENT: f"training episodes (mean of {SMOOTHING_UPDATES})",
+}
+"""What the curve of each stage shows."""
+STAGE_COLORS = {CORRECTION: COLORS["corrected"], REINFORCEMENT: COLORS["trained"]}
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """How training episodes went over a stage of a run."""
+
+    stage: str
+    x: Curve
+    success: Curve
 
 
 def plot_learning_curve(
-    file: Path, metrics: Sequence[Mapping[str, Any]], evaluations: Mapping[str, Mapping[str, Any]], title: str
+    file: Path,
+    metrics: Sequence[Mapping[str, Any]],
+    evaluations: Mapping[str, Mapping[str, Any]],
+    title: str,
+    rounds: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Draw success in training over environment steps, and the held-out measurements with their 95 % intervals.
+    """Draw success in training, stage by stage, and the held-out measurements with their 95 % intervals.
 
     Args:
         metrics: rows of metrics.jsonl.
         evaluations: name of a policy to its row: `success`, `low`, `high`, `episodes`.
+        title: what stands above.
+        rounds: rows of the rounds of correction, if there were any.
     """
-    steps, success = _success(metrics)
-    with _axes(file, title, float(steps[-1]) if len(steps) else 1.0) as axes:
-        if len(steps):
-            axes.plot(steps, success, color=COLORS["trained"], alpha=0.3, linewidth=1)
-            label = f"training episodes (mean of {SMOOTHING_UPDATES})"
-            axes.plot(steps, _smooth(success), color=COLORS["trained"], linewidth=2, label=label)
+    curves = _curves(metrics, rounds)
+    with _axes(file, title, [(curve.stage, float(curve.x[-1])) for curve in curves]) as panels:
+        for axes, curve in zip(panels, curves, strict=False):
+            color = STAGE_COLORS[curve.stage]
+            axes.plot(curve.x, curve.success, color=color, alpha=0.3, linewidth=1)
+            axes.plot(curve.x, _smooth(curve.success), color=color, linewidth=2, label=LABELS[curve.stage])
         for name, row in evaluations.items():
             shown = f"{row['success']:.2f} [{row['low']:.2f}, {row['high']:.2f}], {row['episodes']} held-out episodes"
-            _draw_level(axes, name, row["success"], (row["low"], row["high"]), f"{name}: {shown}")
+            _draw_level(panels, name, row["success"], (row["low"], row["high"]), f"{name}: {shown}")
 
 
 def plot_runs(file: Path, runs: Sequence[Path], title: str = "") -> None:
     """Draw the learning curves of several runs and their mean, and what was measured on held-out episodes.
 
-    The shaded stripes go from the lowest of the runs to the highest.
+    The shaded stripes go from the lowest of the runs to the highest. Stages that only some of the runs have are left
+    out.
 
     Args:
-        runs: folders of runs of one environment, each with an update at least.
+        runs: folders of runs of one environment, each with an update or a round of correction at least.
         title: what stands above; the environment if empty.
 
     Raises:
-        RunError: a folder is no run, has no curve, or is of another environment than the first.
+        RunError: a folder is no run, has no curve, or is of another environment than the first, or no stage is in all.
     """
     folders = [RunFolder.open(run) for run in runs]
     envs = [folder.config().env for folder in folders]
-    curves = [_success(folder.read_metrics()) for folder in folders]
-    for run, env, (steps, _) in zip(runs, envs, curves, strict=True):
+    told = [{curve.stage: curve for curve in _curves(one.read_metrics(), one.read_rounds())} for one in folders]
+    for run, env, stages in zip(runs, envs, told, strict=True):
         if env != envs[0]:
             raise RunError(f"Expected runs of one environment, {envs[0]}, found {env} in {run}. Leave it out.")
-        if not len(steps):
+        if not stages:
             raise RunError(f"Expected a run with a learning curve, found no update with an episode in {run}.")
-    last = min(float(steps[-1]) for steps, _ in curves)
-    grid = np.linspace(max(float(steps[0]) for steps, _ in curves), last, 200)
-    drawn = np.array([np.interp(grid, steps, _smooth(success)) for steps, success in curves])
-    with _axes(file, title or f"{envs[0]}, {len(runs)} seeds", last) as axes:
-        axes.plot(grid, drawn.T, color=COLORS["trained"], alpha=0.35, linewidth=1)
-        label = f"training episodes (mean of {SMOOTHING_UPDATES}), mean of {len(runs)} runs"
-        axes.plot(grid, drawn.mean(axis=0), color=COLORS["trained"], linewidth=2, label=label)
+    common = [stage for stage in LABELS if all(stage in stages for stages in told)]
+    if not common:
+        raise RunError(f"Expected runs with a stage in common, found {', '.join(map(str, runs))}. Draw them apart.")
+    lasts = [min(float(stages[stage].x[-1]) for stages in told) for stage in common]
+    with _axes(file, title or f"{envs[0]}, {len(runs)} seeds", list(zip(common, lasts, strict=True))) as panels:
+        for axes, stage, last in zip(panels, common, lasts, strict=True):
+            curves = [stages[stage] for stages in told]
+            grid = np.linspace(max(float(curve.x[0]) for curve in curves), last, 200)
+            drawn = np.array([np.interp(grid, curve.x, _smooth(curve.success)) for curve in curves])
+            axes.plot(grid, drawn.T, color=STAGE_COLORS[stage], alpha=0.35, linewidth=1)
+            label = f"{LABELS[stage]}, mean of {len(runs)} runs"
+            axes.plot(grid, drawn.mean(axis=0), color=STAGE_COLORS[stage], linewidth=2, label=label)
         measured = [folder.read_evaluations() for folder in folders]
         for name in [name for name in COLORS if all(name in one for one in measured)]:
             rates = [one[name]["success"] for one in measured]
             label = f"{name}: {np.mean(rates):.2f} (from {min(rates):.2f} to {max(rates):.2f}), held-out episodes"
-            _draw_level(axes, name, float(np.mean(rates)), (min(rates), max(rates)), label)
+            _draw_level(panels, name, float(np.mean(rates)), (min(rates), max(rates)), label)
 
 
 @contextmanager
-def _axes(file: Path, title: str, last: float) -> Iterator[Any]:
-    """Yield axes for success rates over environment steps; write the picture behind it."""
+def _axes(file: Path, title: str, stages: Sequence[tuple[str, float]]) -> Iterator[list[Any]]:
+    """Yield axes for success rates, one for each stage and its last x, or one without any; write the picture then."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(12 if len(stages) > 1 else 8, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    yield axes
-    axes.set_xlim(0, last)
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("environment steps of reinforcement learning")
-    axes.set_ylabel("success rate")
-    axes.set_title(title, fontsize=11)
-    axes.grid(alpha=0.25)
-    axes.legend(loc="lower right", fontsize=8, framealpha=0.9)
+    panels = list(figure.subplots(1, max(len(stages), 1), sharey=True, squeeze=False)[0])
+    yield panels
+    for axes, (stage, last) in zip(panels, stages, strict=False):
+        axes.set_xlim(0, last)
+        axes.set_xlabel(stage)
+    for axes in panels:
+        axes.set_ylim(0, 1.02)
+        axes.grid(alpha=0.25)
+        axes.legend(loc="lower right", fontsize=8, framealpha=0.9)
+    if not stages:
+        panels[0].set_xticks([])
+    panels[0].set_ylabel("success rate")
+    figure.suptitle(title, fontsize=11)
     figure.savefig(file)
 
 
-def _draw_level(axes: Any, name: str, rate: float, span: tuple[float, float], label: str) -> None:
-    """Draw what a policy reached, and around it a stripe."""
+def _draw_level(panels: Sequence[Any], name: str, rate: float, span: tuple[float, float], label: str) -> None:
+    """Draw what a policy reached, and around it a stripe; only the last of the panels says what it is."""
     color = COLORS.get(name, "#444444")
-    axes.axhspan(*span, color=color, alpha=0.15, linewidth=0)
-    axes.axhline(rate, color=color, linewidth=1.2, linestyle="--", label=label)
+    for axes in panels:
+        axes.axhspan(*span, color=color, alpha=0.15, linewidth=0)
+        axes.axhline(rate, color=color, linewidth=1.2, linestyle="--", label=label if axes is panels[-1] else None)
 
 
-def _success(metrics: Sequence[Mapping[str, Any]]) -> tuple[Curve, Curve]:
-    """Return environment steps and success rates of the updates in which an episode ended."""
-    rows = [row for row in metrics if "success" in row]
-    steps = np.array([row["env_steps"] for row in rows], dtype=np.float64)
-    return steps, np.array([row["success"] for row in rows], dtype=np.float64)
+def _curves(metrics: Sequence[Mapping[str, Any]], rounds: Sequence[Mapping[str, Any]]) -> list[_Curve]:
+    """Return the stages of a run that have a curve, in order."""
+    updates = [row for row in metrics if "success" in row]
+    found = (
+        (CORRECTION, [row["round"] for row in rounds], [row["solved_alone"] for row in rounds]),
+        (REINFORCEMENT, [row["env_steps"] for row in updates], [row["success"] for row in updates]),
+    )
+    return [_Curve(stage, np.array(x, np.float64), np.array(success, np.float64)) for stage, x, success in found if x]
 
 
 def _smooth(values: Curve) -> Curve:

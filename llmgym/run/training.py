@@ -279,6 +279,6 @@ def _conclude(run: _Run, seconds: float) -> TrainResult:
     }
     write_whole(folder.result, json.dumps(result, indent=2) + "\n")
     title = f"{config.env}, seed {config.seed}"
-    plot_learning_curve(folder.learning_curve, folder.read_metrics(), evaluations, title)
+    plot_learning_curve(folder.learning_curve, folder.read_metrics(), evaluations, title, folder.read_rounds())
     rows = tuple(eval_row(name, evaluations[name]) for name in STAGES if name in evaluations)
     return TrainResult(rows, folder.path, seconds)

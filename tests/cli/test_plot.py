@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from llmgym.cli.main import app
@@ -29,6 +30,22 @@ def test_draws_the_curves_of_several_runs(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert f"learning curves  {tmp_path / 'curves.png'}" in result.output
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_corrections_have_a_panel_of_their_own(tmp_path: Path) -> None:
+    both, only, other = (make_run(tmp_path / name, [0.5, 0.6]) for name in ("both", "only", "other"))
+    for run in (both, only):
+        told = [{"episodes": 500}, *({"round": n, "solved_alone": 0.1 * n} for n in (1, 2))]
+        (run / "cloning.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
+    (only / "metrics.jsonl").write_text("")
+    widths = {}
+    for name, runs in {"two stages": [both, both], "corrections": [both, only], "updates": [both, other]}.items():
+        assert RUNNER.invoke(app, ["plot", *map(str, runs), "--out", str(tmp_path / "c.png")]).exit_code == 0
+        widths[name] = imread(tmp_path / "c.png").shape[1]
+    assert widths == {"two stages": 1440, "corrections": 960, "updates": 960}, "what all of the runs have is drawn"
+    result = RUNNER.invoke(app, ["plot", str(only), str(other), "--out", str(tmp_path / "c.png")])
+    assert result.exit_code == 1
+    assert f"Expected runs with a stage in common, found {only}, {other}. Draw them apart." in result.stderr
 
 
 @pytest.mark.parametrize("rates", [[0.5], [0.5, 0.6]])
