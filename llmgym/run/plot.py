@@ -90,19 +90,24 @@ def plot_runs(file: Path, runs: Sequence[Path], title: str = "") -> None:
     if not common:
         raise RunError(f"Expected runs with a stage in common, found {', '.join(map(str, runs))}. Draw them apart.")
     lasts = [min(float(stages[stage].x[-1]) for stages in told) for stage in common]
-    with _axes(file, title or f"{envs[0]}, {len(runs)} seeds", list(zip(common, lasts, strict=True))) as panels:
+    with _axes(file, title or _title(envs[0], len(runs)), list(zip(common, lasts, strict=True))) as panels:
         for axes, stage, last in zip(panels, common, lasts, strict=True):
             curves = [stages[stage] for stages in told]
             grid = np.linspace(max(float(curve.x[0]) for curve in curves), last, 200)
             drawn = np.array([np.interp(grid, curve.x, _smooth(curve.success)) for curve in curves])
             axes.plot(grid, drawn.T, color=STAGE_COLORS[stage], alpha=0.35, linewidth=1)
-            label = f"{LABELS[stage]}, mean of {len(runs)} runs"
+            label = f"{LABELS[stage]}, mean of {len(runs)} runs" if len(runs) > 1 else LABELS[stage]
             axes.plot(grid, drawn.mean(axis=0), color=STAGE_COLORS[stage], linewidth=2, label=label)
         measured = [folder.read_evaluations() for folder in folders]
         for name in [name for name in COLORS if all(name in one for one in measured)]:
             rates = [one[name]["success"] for one in measured]
-            label = f"{name}: {np.mean(rates):.2f} (from {min(rates):.2f} to {max(rates):.2f}), held-out episodes"
+            span = f" (from {min(rates):.2f} to {max(rates):.2f})" if len(rates) > 1 else ""
+            label = f"{name}: {np.mean(rates):.2f}{span}, held-out episodes"
             _draw_level(panels, name, float(np.mean(rates)), (min(rates), max(rates)), label)
+
+
+def _title(env: str, num_runs: int) -> str:
+    return f"{env}, {num_runs} seeds" if num_runs > 1 else env
 
 
 @contextmanager
