@@ -284,6 +284,12 @@ def _check_shares(config: RunConfig) -> None:
             "Expected clone.slips=0 where clone.dataset is set: how the dataset was played is decided. Make one with "
             "`llmgym demos --slips`."
         )
+    rates = config.clone.learning_rate, config.clone.round_learning_rate
+    if rates[1] is not None and min(rates[0], rates[1]) <= 0:
+        raise ConfigError(
+            "Expected clone.learning_rate and clone.round_learning_rate above 0 where the rounds have a rate of their "
+            f"own, found {rates[0]} and {rates[1]}. Change them, or leave clone.round_learning_rate out."
+        )
     for name, share in (("clone", config.clone), ("learner", config.learner)):
         if not 0 <= share.final_learning_rate <= 1:
             raise ConfigError(

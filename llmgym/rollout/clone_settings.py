@@ -43,9 +43,11 @@ class CloneSettings:
         epochs: how often demonstrations are gone through.
         minibatch_turns: about how many turns a gradient step is taken on.
         learning_rate: of this stage.
+        round_learning_rate: of the rounds, where they are to have their own, which falls to the same share; left out,
+            that of the demonstrations falls on through the rounds.
         optimizer: of this stage: "adamw", or "muon", with which a model that knows nothing learns from fewer
             demonstrations.
-        final_learning_rate: share of it that is left at the end, from 0 to 1; it falls evenly.
+        final_learning_rate: share of a learning rate that is left at its end, from 0 to 1; it falls evenly.
         value_coef: weight of fitting the value head to the expert's returns.
         text_coef: weight of foreseeing what is read, missions and observations, beside the actions; 0 leaves it out.
             A model that knows no language yet learns sooner with it.
@@ -61,19 +63,35 @@ class CloneSettings:
     epochs: int = 4
     minibatch_turns: int = 64
     learning_rate: float = 1e-3
+    round_learning_rate: float | None = None
     optimizer: OptimizerName = "adamw"
     final_learning_rate: float = 1.0
     value_coef: float = 0.5
     text_coef: float = 0.0
 
     def learning_rate_factor(self, part: int, num_parts: int) -> float:
-        """Return what multiplies the learning rate in a part of the stage, counted from 1.
+        """Return what multiplies the learning rate in a part of the stage.
 
-        >>> settings = CloneSettings(final_learning_rate=0.5)
-        >>> [settings.learning_rate_factor(part, 3) for part in (1, 2, 3)]
-        [1.0, 0.75, 0.5]
+        Args:
+            part: counted from 1; rounds come behind the parts of the demonstrations.
+            num_parts: of the demonstrations.
+
+        >>> settings = CloneSettings(rounds=3, learning_rate=0.5, final_learning_rate=0.5)
+        >>> [settings.learning_rate_factor(part, 2) for part in (1, 2, 3, 4, 5)]
+        [1.0, 0.875, 0.75, 0.625, 0.5]
+        >>> settings = CloneSettings(rounds=3, learning_rate=0.5, round_learning_rate=0.25, final_learning_rate=0.5)
+        >>> [settings.learning_rate_factor(part, 2) for part in (1, 2, 3, 4, 5)]
+        [1.0, 0.5, 0.5, 0.375, 0.25]
         """
-        return 1 - (1 - self.final_learning_rate) * (part - 1) / max(num_parts - 1, 1)
+        if self.round_learning_rate is None:
+            return self._share_left(part, num_parts + self.rounds)
+        if part <= num_parts:
+            return self._share_left(part, num_parts)
+        return self.round_learning_rate / self.learning_rate * self._share_left(part - num_parts, self.rounds)
+
+    def _share_left(self, step: int, num_steps: int) -> float:
+        """Return which share of a learning rate is left in a step, counted from 1, on its way to the final one."""
+        return 1 - (1 - self.final_learning_rate) * (step - 1) / max(num_steps - 1, 1)
 
     @property
     def is_wanted(self) -> bool:

@@ -82,7 +82,7 @@ def clone_expert(config: RunConfig, learner: RunLearner, reporter: Reporter, log
     num_done = 0
     with log.open("w", encoding="utf-8") as file:
         for number, part in enumerate(parts, start=1):
-            learner.scale_learning_rate(clone.learning_rate_factor(number, len(parts) + clone.rounds))
+            learner.scale_learning_rate(clone.learning_rate_factor(number, len(parts)))
             num_done += len(part)
             with kept_if_broken(log.parent / "broken", f"cloning-{number:06d}", learner, part, reporter):
                 metrics = learner.update(shown_batch(part, learner, config.returns))

@@ -50,7 +50,7 @@ def correct_clone(
     for number in range(num_done + 1, clone.rounds + 1):
         played, trajectories = _play(config, learner, engine, number)
         engine.sleep()
-        learner.scale_learning_rate(clone.learning_rate_factor(num_parts + number, num_parts + clone.rounds))
+        learner.scale_learning_rate(clone.learning_rate_factor(num_parts + number, num_parts))
         with kept_if_broken(log.parent / "broken", f"correction-{number:06d}", learner, trajectories, reporter):
             metrics = {**played, **learner.update(shown_batch(trajectories, learner, config.returns))}
         engine.wake_up()

@@ -52,6 +52,20 @@ def test_a_clone_is_corrected_and_measured_and_goes_on_to_learn(tmp_path: Path) 
     assert update["behaviour_gap"] < 1e-4
 
 
+def test_rounds_may_have_a_learning_rate_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    scale = llmgym.Learner.scale_learning_rate
+
+    def noted(learner: llmgym.Learner, factor: float) -> None:
+        rates.append(1e-3 * factor)
+        scale(learner, factor)
+
+    monkeypatch.setattr(llmgym.Learner, "scale_learning_rate", noted)
+    clone = replace(CLONE, epochs=2, round_learning_rate=4e-4, final_learning_rate=0.5)
+    llmgym.train(small_run(clone, updates=0), tmp_path / "run")
+    assert rates == pytest.approx([1e-3, 5e-4, 4e-4, 3e-4, 2e-4])
+
+
 def test_an_interrupted_correction_goes_on_where_it_was(tmp_path: Path) -> None:
     class Stop(SilentReporter):
         def __init__(self) -> None:
@@ -80,6 +94,10 @@ def test_an_interrupted_correction_goes_on_where_it_was(tmp_path: Path) -> None:
         ({"acting": Acting("text")}, r"acting\.how to be score or constrained with clone\.rounds=3, found text"),
         ({"clone": CloneSettings(episodes=2, rounds=-1)}, r"clone\.rounds of at least 0, found -1"),
         ({"clone": CloneSettings(episodes=2, round_episodes=0)}, r"clone\.round_episodes of at least 1, found 0"),
+        (
+            {"clone": CloneSettings(episodes=2, rounds=1, round_learning_rate=0.0)},
+            r"clone\.round_learning_rate above 0 where the rounds have a rate of their own, found 0\.001 and 0\.0",
+        ),
         ({"clone": CloneSettings(lessons=(Lesson(0),))}, r"clone\.lessons\[0\]\.episodes of at least 1, found 0"),
         ({"clone": CloneSettings(episodes=2, own_turns=0)}, r"clone\.own_turns of at least 1, found 0"),
     ],
