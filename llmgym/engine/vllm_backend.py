@@ -82,6 +82,7 @@ class VLLMBackend:
         self._num_adapters = 0
         self._num_tickets = 0
         self._open: dict[int, _Open] = {}
+        self.llm.collective_rpc("spare_generators")
         if self._has_adapters:
             self._bypass_head_adapters()
 

@@ -49,6 +49,16 @@ class PolicyWorker:
             if type(module).__name__ == "LogitsProcessorWithLoRA":
                 module._get_logits = partial(_base_logits, module.base_layer)
 
+    def spare_generators(self) -> None:
+        """Draw nothing from the generator of a request whose prompt is not read to its end.
+
+        vLLM samples for it, too, drops what it got and sets the generator back, which one on a CPU cannot be: the step
+        fails (vLLM 0.32: "CPU Generator does not use offset").
+        """
+        runner = self.model_runner
+        if runner.device.type == "cpu":
+            runner.sample_tokens = partial(_sample_tokens, runner, runner.sample_tokens)
+
     def watch_modules(self) -> None:
         """Note from now on the first module whose output is not a number."""
         self.first_non_finite = ""
@@ -90,3 +100,14 @@ def _repack_tied_head(model: Any) -> None:
     from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 
     dispatch_cpu_unquantized_gemm(head, remove_weight=False)
+
+
+def _sample_tokens(runner: Any, sample_tokens: Any, grammar_output: Any) -> Any:
+    """Let vLLM sample a step's tokens without the generators of the requests whose token is dropped."""
+    batch = runner.input_batch
+    dropped = runner.discard_request_mask.np[: batch.num_reqs].nonzero()[0].tolist()
+    spared = {row: batch.generators.pop(row) for row in dropped if row in batch.generators}
+    try:
+        return sample_tokens(grammar_output)
+    finally:
+        batch.generators.update(spared)

@@ -114,6 +114,19 @@ def test_without_a_barrier_the_same_is_collected(
         assert one.logprob == pytest.approx(other.logprob, abs=TOLERANCE)
 
 
+def test_answers_do_not_depend_on_where_a_prompt_was_cut_in_two(vllm_engine: Engine) -> None:
+    acting = Acting("text", max_new_tokens=4)
+    contexts = [f"step {number} " + "You see a red ball " * 50 for number in range(8)]
+    lengths = [len(vllm_engine.tokenizer.encode(context)) for context in contexts]
+    assert sum(lengths) > 2048, "more than fits into a step of the engine: one is read in two"
+    seeds = list(range(8))
+    together = vllm_engine.act(contexts, [ACTIONS] * 8, acting, seeds)
+    alone = [
+        vllm_engine.act([context], [ACTIONS], acting, [seed])[0] for context, seed in zip(contexts, seeds, strict=True)
+    ]
+    assert [choice.text for choice in together] == [choice.text for choice in alone]
+
+
 @pytest.mark.parametrize(
     "acting", [replace(way, normalize="mean", temperature=2.0, **SHORT) for way in WAYS], ids=name_of
 )
