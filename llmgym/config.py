@@ -16,7 +16,7 @@ from llmgym.learner.freezing import TrainedSettings
 from llmgym.learner.settings import LearnerSettings
 from llmgym.learner.tiny import TinySettings
 from llmgym.rollout.batch import ReturnSettings
-from llmgym.rollout.clone_settings import CloneSettings, Lesson
+from llmgym.rollout.clone_settings import CloneSettings, Lesson, check_clone
 from llmgym.rollout.collect_settings import CollectSettings, check_staleness
 from llmgym.settings import apply_overrides, describe, from_dict, read_toml, to_dict
 from llmgym.text.prompt import PromptSettings, check_prompt
@@ -118,7 +118,9 @@ class RunConfig:
             _at_least(name, attrgetter(name)(self), least)
         for number, lesson in enumerate(self.clone.lessons):
             _at_least(f"clone.lessons[{number}].episodes", lesson.episodes, 1)
-        _check_shares(self)
+        check_clone(self.clone, self.acting.how)
+        for table in ("clone", "learner"):
+            _check_final_share(table, getattr(self, table).final_learning_rate)
         if self.acting.temperature <= 0:
             raise ConfigError(
                 f"Expected acting.temperature above 0, found {self.acting.temperature}: a policy that learns must "
@@ -263,39 +265,12 @@ def _check_4bit(learner: LearnerSettings, engine: EngineSettings, backend: Backe
         )
 
 
-def _check_shares(config: RunConfig) -> None:
-    """Refuse shares that are none, and corrections of what cannot be corrected."""
-    if config.clone.rounds and not config.clone.is_wanted:
+def _check_final_share(table: str, share: float) -> None:
+    if not 0 <= share <= 1:
         raise ConfigError(
-            f"Expected demonstrations before clone.rounds={config.clone.rounds}, found none. Set clone.episodes."
+            f"Expected {table}.final_learning_rate from 0 to 1, found {share}: it is a share of {table}.learning_rate. "
+            "Change it."
         )
-    if config.clone.rounds and config.acting.how not in ("score", "constrained"):
-        raise ConfigError(
-            f"Expected acting.how to be score or constrained with clone.rounds={config.clone.rounds}, found "
-            f"{config.acting.how}: an expert corrects actions, and no answers. Set clone.rounds=0."
-        )
-    if not 0 <= config.clone.slips < 1:
-        raise ConfigError(
-            f"Expected clone.slips from 0 to below 1, found {config.clone.slips}. It is a share of the steps: set 0.2 "
-            "or so."
-        )
-    if config.clone.slips and config.clone.dataset is not None:
-        raise ConfigError(
-            "Expected clone.slips=0 where clone.dataset is set: how the dataset was played is decided. Make one with "
-            "`llmgym demos --slips`."
-        )
-    rates = config.clone.learning_rate, config.clone.round_learning_rate
-    if rates[1] is not None and min(rates[0], rates[1]) <= 0:
-        raise ConfigError(
-            "Expected clone.learning_rate and clone.round_learning_rate above 0 where the rounds have a rate of their "
-            f"own, found {rates[0]} and {rates[1]}. Change them, or leave clone.round_learning_rate out."
-        )
-    for name, share in (("clone", config.clone), ("learner", config.learner)):
-        if not 0 <= share.final_learning_rate <= 1:
-            raise ConfigError(
-                f"Expected {name}.final_learning_rate from 0 to 1, found {share.final_learning_rate}: it is a share of "
-                f"{name}.learning_rate. Change it."
-            )
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmgym.errors import ConfigError
 from llmgym.learner.settings import OptimizerName
 
-__all__ = ["CloneSettings", "Lesson"]
+__all__ = ["CloneSettings", "Lesson", "check_clone"]
 
 
 @dataclass(frozen=True)
@@ -97,3 +98,38 @@ class CloneSettings:
     def is_wanted(self) -> bool:
         """Whether there is anything to clone."""
         return self.episodes > 0 or bool(self.lessons) or self.dataset is not None
+
+
+def check_clone(clone: CloneSettings, how: str) -> None:
+    """Refuse shares and rates that are none, and corrections of what cannot be corrected.
+
+    Args:
+        how: `acting.how`.
+
+    Raises:
+        ConfigError: says which setting to change.
+    """
+    if clone.rounds and not clone.is_wanted:
+        raise ConfigError(
+            f"Expected demonstrations before clone.rounds={clone.rounds}, found none. Set clone.episodes."
+        )
+    if clone.rounds and how not in ("score", "constrained"):
+        raise ConfigError(
+            f"Expected acting.how to be score or constrained with clone.rounds={clone.rounds}, found {how}: an expert "
+            "corrects actions, and no answers. Set clone.rounds=0."
+        )
+    if not 0 <= clone.slips < 1:
+        raise ConfigError(
+            f"Expected clone.slips from 0 to below 1, found {clone.slips}. It is a share of the steps: set 0.2 or so."
+        )
+    if clone.slips and clone.dataset is not None:
+        raise ConfigError(
+            "Expected clone.slips=0 where clone.dataset is set: how the dataset was played is decided. Make one with "
+            "`llmgym demos --slips`."
+        )
+    rates = clone.learning_rate, clone.round_learning_rate
+    if rates[1] is not None and min(rates[0], rates[1]) <= 0:
+        raise ConfigError(
+            "Expected clone.learning_rate and clone.round_learning_rate above 0 where the rounds have a rate of their "
+            f"own, found {rates[0]} and {rates[1]}. Change them, or leave clone.round_learning_rate out."
+        )

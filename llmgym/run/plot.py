@@ -16,7 +16,7 @@ from llmgym.run.folder import RunFolder
 
 __all__ = ["plot_learning_curve", "plot_runs"]
 
-Curve = npt.NDArray[np.float64]
+Values = npt.NDArray[np.float64]
 
 COLORS = {"random": "#8c8c8c", "clone": "#d08a2e", "corrected": "#4a6fa5", "trained": "#2a7f62"}
 SMOOTHING_UPDATES = 5
@@ -31,12 +31,12 @@ STAGE_COLORS = {CORRECTION: COLORS["corrected"], REINFORCEMENT: COLORS["trained"
 
 
 @dataclass(frozen=True)
-class _Curve:
-    """How training episodes went over a stage of a run."""
+class _Stage:
+    """How training episodes went over a stage of a run, over the rounds or the steps of it."""
 
-    stage: str
-    x: Curve
-    success: Curve
+    name: str
+    x: Values
+    success: Values
 
 
 def plot_learning_curve(
@@ -54,12 +54,12 @@ def plot_learning_curve(
         title: what stands above.
         rounds: rows of the rounds of correction, if there were any.
     """
-    curves = _curves(metrics, rounds)
-    with _axes(file, title, [(curve.stage, float(curve.x[-1])) for curve in curves]) as panels:
-        for axes, curve in zip(panels, curves, strict=False):
-            color = STAGE_COLORS[curve.stage]
-            axes.plot(curve.x, curve.success, color=color, alpha=0.3, linewidth=1)
-            axes.plot(curve.x, _smooth(curve.success), color=color, linewidth=2, label=LABELS[curve.stage])
+    stages = _stages(metrics, rounds)
+    with _axes(file, title, [(stage.name, float(stage.x[-1])) for stage in stages]) as panels:
+        for axes, stage in zip(panels, stages, strict=False):
+            color = STAGE_COLORS[stage.name]
+            axes.plot(stage.x, stage.success, color=color, alpha=0.3, linewidth=1)
+            axes.plot(stage.x, _smooth(stage.success), color=color, linewidth=2, label=LABELS[stage.name])
         for name, row in evaluations.items():
             shown = f"{row['success']:.2f} [{row['low']:.2f}, {row['high']:.2f}], {row['episodes']} held-out episodes"
             _draw_level(panels, name, row["success"], (row["low"], row["high"]), f"{name}: {shown}")
@@ -80,24 +80,27 @@ def plot_runs(file: Path, runs: Sequence[Path], title: str = "") -> None:
     """
     folders = [RunFolder.open(run) for run in runs]
     envs = [folder.config().env for folder in folders]
-    told = [{curve.stage: curve for curve in _curves(one.read_metrics(), one.read_rounds())} for one in folders]
-    for run, env, stages in zip(runs, envs, told, strict=True):
+    stages = [{one.name: one for one in _stages(folder.read_metrics(), folder.read_rounds())} for folder in folders]
+    for run, env, found in zip(runs, envs, stages, strict=True):
         if env != envs[0]:
             raise RunError(f"Expected runs of one environment, {envs[0]}, found {env} in {run}. Leave it out.")
-        if not stages:
-            raise RunError(f"Expected a run with a learning curve, found no update with an episode in {run}.")
-    common = [stage for stage in LABELS if all(stage in stages for stages in told)]
+        if not found:
+            raise RunError(
+                "Expected a run with a learning curve, found neither an update with an episode nor a round of "
+                f"correction in {run}. Leave it out."
+            )
+    common = [name for name in LABELS if all(name in found for found in stages)]
     if not common:
         raise RunError(f"Expected runs with a stage in common, found {', '.join(map(str, runs))}. Draw them apart.")
-    lasts = [min(float(stages[stage].x[-1]) for stages in told) for stage in common]
+    lasts = [min(float(found[name].x[-1]) for found in stages) for name in common]
     with _axes(file, title or _title(envs[0], len(runs)), list(zip(common, lasts, strict=True))) as panels:
-        for axes, stage, last in zip(panels, common, lasts, strict=True):
-            curves = [stages[stage] for stages in told]
+        for axes, name, last in zip(panels, common, lasts, strict=True):
+            curves = [found[name] for found in stages]
             grid = np.linspace(max(float(curve.x[0]) for curve in curves), last, 200)
             drawn = np.array([np.interp(grid, curve.x, _smooth(curve.success)) for curve in curves])
-            axes.plot(grid, drawn.T, color=STAGE_COLORS[stage], alpha=0.35, linewidth=1)
-            label = f"{LABELS[stage]}, mean of {len(runs)} runs" if len(runs) > 1 else LABELS[stage]
-            axes.plot(grid, drawn.mean(axis=0), color=STAGE_COLORS[stage], linewidth=2, label=label)
+            axes.plot(grid, drawn.T, color=STAGE_COLORS[name], alpha=0.35, linewidth=1)
+            label = f"{LABELS[name]}, mean of {len(runs)} runs" if len(runs) > 1 else LABELS[name]
+            axes.plot(grid, drawn.mean(axis=0), color=STAGE_COLORS[name], linewidth=2, label=label)
         measured = [folder.read_evaluations() for folder in folders]
         for name in [name for name in COLORS if all(name in one for one in measured)]:
             rates = [one[name]["success"] for one in measured]
@@ -142,17 +145,17 @@ def _draw_level(panels: Sequence[Any], name: str, rate: float, span: tuple[float
         axes.axhline(rate, color=color, linewidth=1.2, linestyle="--", label=label if axes is panels[-1] else None)
 
 
-def _curves(metrics: Sequence[Mapping[str, Any]], rounds: Sequence[Mapping[str, Any]]) -> list[_Curve]:
+def _stages(metrics: Sequence[Mapping[str, Any]], rounds: Sequence[Mapping[str, Any]]) -> list[_Stage]:
     """Return the stages of a run that have a curve, in order."""
     updates = [row for row in metrics if "success" in row]
     found = (
         (CORRECTION, [row["round"] for row in rounds], [row["solved_alone"] for row in rounds]),
         (REINFORCEMENT, [row["env_steps"] for row in updates], [row["success"] for row in updates]),
     )
-    return [_Curve(stage, np.array(x, np.float64), np.array(success, np.float64)) for stage, x, success in found if x]
+    return [_Stage(name, np.array(x, np.float64), np.array(success, np.float64)) for name, x, success in found if x]
 
 
-def _smooth(values: Curve) -> Curve:
+def _smooth(values: Values) -> Values:
     """Mean over a trailing window."""
     total = np.cumsum(np.insert(values, 0, 0.0))
     ends = np.arange(1, len(values) + 1)

@@ -61,7 +61,7 @@ def test_what_cannot_be_drawn_is_told_in_a_line(tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "c.png")]
     for arguments, message in (
         ([run, tmp_path], f"Expected a run folder at {tmp_path}, found no config.toml there"),
-        ([run, empty], f"Expected a run with a learning curve, found no update with an episode in {empty}"),
+        ([run, empty], f"found neither an update with an episode nor a round of correction in {empty}. Leave it out."),
         ([run, other], "Expected runs of one environment, llmgym/BabyAI-GoToObjS4-v0, found llmgym/Froz"),
     ):
         result = RUNNER.invoke(app, ["plot", *map(str, arguments), *out])

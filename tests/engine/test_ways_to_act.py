@@ -124,7 +124,9 @@ def test_answers_do_not_depend_on_where_a_prompt_was_cut_in_two(vllm_engine: Eng
     alone = [
         vllm_engine.act([context], [ACTIONS], acting, [seed])[0] for context, seed in zip(contexts, seeds, strict=True)
     ]
-    assert [choice.text for choice in together] == [choice.text for choice in alone]
+    for one, other in zip(together, alone, strict=True):
+        assert (one.text, one.sampled_ids) == (other.text, other.sampled_ids)
+        assert one.logprob == pytest.approx(other.logprob, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize(
