@@ -86,7 +86,11 @@ def evaluate(
         Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here too.")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write report.md, report.json and report.png here.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write report.md, report.json and report.png here; broken off, the same command goes on.",
+        ),
     ] = None,
 ) -> None:
     """Measure how often a policy succeeds.
@@ -166,7 +170,7 @@ def _protocol(
 ) -> dict[str, Any]:
     """Measure policies as a protocol says, print the tables, write the report, and return the numbers."""
     from llmgym.run.protocols.registry import find_protocol
-    from llmgym.run.protocols.report import make_report_folder, write_report
+    from llmgym.run.protocols.report import KEPT, make_report_folder, write_report
 
     find_protocol(name)
     if report is not None:
@@ -174,7 +178,8 @@ def _protocol(
     with watched() as reporter:
         from llmgym.run.protocols.running import run_protocol
 
-        result = run_protocol(name, policies, options, against=against, reporter=reporter)
+        keep = None if report is None else report / KEPT
+        result = run_protocol(name, policies, options, against=against, reporter=reporter, keep=keep)
     from llmgym.cli.protocol_table import print_protocol
 
     print_protocol(make_console(), result)

@@ -126,11 +126,11 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return one mapping an update; a last line that was cut off is left out."""
-        return _read_lines(self.metrics)
+        return read_lines(self.metrics)
 
     def read_rounds(self) -> list[dict[str, Any]]:
         """Return one mapping a round of correction."""
-        return [row for row in _read_lines(self.cloning) if "round" in row]
+        return [row for row in read_lines(self.cloning) if "round" in row]
 
     def read_evaluations(self) -> dict[str, Any]:
         """Return what has been measured so far, by the name of the policy."""
@@ -144,7 +144,7 @@ class RunFolder:
         write_whole(self.evaluations, json.dumps({**self.read_evaluations(), name: dict(row)}, indent=2) + "\n")
 
 
-def _read_lines(file: Path) -> list[dict[str, Any]]:
+def read_lines(file: Path) -> list[dict[str, Any]]:
     """Read a file of JSON objects, if there is one; a last line that was cut off is left out."""
     if not file.is_file():
         return []

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from llmgym.cli.main import app
+from llmgym.run.policy import OpenPolicy
+from llmgym.run.protocols import running
+from llmgym.run.protocols.episodes import play_task
+from llmgym.run.protocols.task import EpisodeOutcome, Task
 
 RUNNER = CliRunner()
 SMALL = "llmgym/BabyAI-GoToLocalS6N2-v0"
@@ -32,6 +37,43 @@ def test_two_policies_are_shown_compared_and_written(tmp_path: Path, monkeypatch
     assert [policy["name"] for policy in numbers["policies"]] == ["random", "bot"]
     assert numbers == json.loads((tmp_path / "report" / "report.json").read_text())
     assert sorted(file.name for file in (tmp_path / "report").iterdir()) == ["report.json", "report.md", "report.png"]
+
+
+def test_an_evaluation_that_broke_off_goes_on_behind_its_finished_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played: list[str] = []
+
+    def breaking_off(opened: OpenPolicy, task: Task, *others: Any) -> tuple[EpisodeOutcome, ...]:
+        if len(played) == 1:
+            raise KeyboardInterrupt
+        played.append(task.name)
+        return play_task(opened, task, *others)
+
+    def evaluate(report: str, *options: str) -> Any:
+        wanted = ["--protocol", "balrog", "--episodes", "2", "--task", "goto", "--task", "open", *options]
+        return RUNNER.invoke(app, ["eval", "random", *wanted, "--report", str(tmp_path / report)])
+
+    assert evaluate("whole").exit_code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "play_task", breaking_off)
+        result = evaluate("broken")
+    assert result.exit_code == 130
+    kept = tmp_path / "broken" / "finished_tasks.jsonl"
+    assert f"1 finished task is kept in {kept}: the same command goes on from there" in result.output
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "play_task", breaking_off)
+        result = evaluate("broken", "--seed", "7")
+    assert result.exit_code == 130, "other episodes are other tasks"
+    assert not result.output.count("was played before")
+    result = evaluate("broken")
+    assert result.exit_code == 0
+    assert "random: goto was played before, and is not again" in result.output
+    assert result.output.count("was played before") == 1
+    whole, broken = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "broken"))
+    assert broken.pop("seconds") > 0
+    assert broken == {name: value for name, value in whole.items() if name != "seconds"}
+    assert not kept.exists(), "the report says it all"
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])

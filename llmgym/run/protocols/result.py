@@ -145,7 +145,7 @@ class ProtocolResult:
                 "interval": self.interval,
                 "confidence": self.confidence,
             },
-            "tasks": [_without_functions(task) for task in self.tasks],
+            "tasks": [task.to_json() for task in self.tasks],
             "policies": [_policy_json(policy) for policy in self.policies],
             "methods": [asdict(method) for method in self.methods],
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
@@ -153,11 +153,6 @@ class ProtocolResult:
             "versions": dict(self.versions),
             "seconds": self.seconds,
         }
-
-
-def _without_functions(task: Task) -> dict[str, Any]:
-    # How a policy is asked stands beside its numbers: it need not be as the task says.
-    return {name: value for name, value in asdict(task).items() if name not in ("prompt", "acting")}
 
 
 def _policy_json(policy: PolicyResult) -> dict[str, Any]:

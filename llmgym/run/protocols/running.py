@@ -14,12 +14,13 @@ from llmgym.errors import ConfigError
 from llmgym.run.folder import RunFolder
 from llmgym.run.identity import Identity
 from llmgym.run.policy import check_policy, open_policy
-from llmgym.run.protocols.asking import asking_of
+from llmgym.run.protocols.asking import Asking, asking_of
 from llmgym.run.protocols.episodes import play_task
+from llmgym.run.protocols.kept import KeptTasks
 from llmgym.run.protocols.registry import find_protocol, tasks_of
 from llmgym.run.protocols.result import Method, PolicyResult, ProtocolResult
 from llmgym.run.protocols.summary import compare, summarize_method, summarize_policy, summarize_task
-from llmgym.run.protocols.task import Protocol, ProtocolOptions, Task
+from llmgym.run.protocols.task import EpisodeOutcome, Protocol, ProtocolOptions, Task
 from llmgym.run.report import Reporter, SilentReporter
 from llmgym.run.venv import check_env_id
 
@@ -35,6 +36,7 @@ def run_protocol(
     *,
     against: str | None = None,
     reporter: Reporter | None = None,
+    keep: Path | None = None,
 ) -> ProtocolResult:
     """Measure policies as a protocol says.
 
@@ -44,6 +46,7 @@ def run_protocol(
             differ in the seed only are summed up as one method, too.
         options: what is changed of the protocol.
         against: a policy that all others are compared with, episode by episode.
+        keep: a file for the tasks that were played to their end: where it has some, they are not played again.
 
     Raises:
         LLMGymError: there is no such protocol, task, policy or environment, or they do not fit together.
@@ -57,10 +60,21 @@ def run_protocol(
     names = [*policies] if against is None else [*policies, against]
     _check(protocol, tasks, options, names, against)
     confidence = protocol.confidence if options.confidence is None else options.confidence
+    versions = _versions()
+    kept = KeptTasks(keep, versions)
     results = []
     try:
         for policy in names:
-            results.append(_measure(policy, protocol, tasks, confidence, reporter))
+            identity, played = _play(policy, tasks, kept, reporter)
+            measured = [
+                summarize_task(task, ended, asking, protocol.spread, confidence) for task, asking, ended in played
+            ]
+            results.append(summarize_policy(protocol, identity, measured, confidence))
+    except BaseException:
+        if kept.num_kept:
+            finished = "1 finished task is" if kept.num_kept == 1 else f"{kept.num_kept} finished tasks are"
+            reporter.note(f"{finished} kept in {kept.file}: the same command goes on from there")
+        raise
     finally:
         reporter.close()
     labels = _unique([result.identity for result in results], names)
@@ -76,23 +90,30 @@ def run_protocol(
         policies=tuple(results),
         methods=tuple(find_methods(results, names, confidence)),
         comparisons=() if last is None else tuple(compare(one, last, confidence) for one in results[:-1]),
-        versions=_versions(),
-        seconds=time.monotonic() - started,
+        versions=versions,
+        seconds=time.monotonic() - started + kept.seconds,
     )
 
 
-def _measure(
-    policy: str, protocol: Protocol, tasks: Sequence[Task], confidence: float, reporter: Reporter
-) -> PolicyResult:
+def _play(
+    policy: str, tasks: Sequence[Task], kept: KeptTasks, reporter: Reporter
+) -> tuple[Identity, list[tuple[Task, Asking, tuple[EpisodeOutcome, ...]]]]:
+    """Return who a policy is, and of every task how it was asked and the episodes that count, kept or played."""
     reporter.stage(f"policy: {policy}", None, "")
-    defaults = RunConfig(env=tasks[0].env, env_settings=tasks[0].env_settings)
-    with open_policy(policy, defaults) as opened:
-        results = []
+    with open_policy(policy, RunConfig(env=tasks[0].env, env_settings=tasks[0].env_settings)) as opened:
+        played = []
         for task in tasks:
             asking = asking_of(opened, task)
-            outcomes = play_task(opened, task, asking, reporter)
-            results.append(summarize_task(task, outcomes, asking, protocol.spread, confidence))
-        return summarize_policy(protocol, opened.identity, results, confidence)
+            key = {"policy": asdict(opened.identity), "task": task.to_json(), "asked": asking.facts}
+            outcomes = kept.find(key)
+            if outcomes is None:
+                started = time.monotonic()
+                outcomes = play_task(opened, task, asking, reporter)
+                kept.add(key, outcomes, time.monotonic() - started)
+            else:
+                reporter.note(f"{opened.identity.name}: {task.name} was played before, and is not again")
+            played.append((task, asking, outcomes))
+        return opened.identity, played
 
 
 def _check(

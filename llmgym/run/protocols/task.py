@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from llmgym.run.seeds import HELD_OUT_SEED
@@ -51,6 +51,10 @@ class Task:
     temperature: float | None = None
     rewording: Rewording = field(default_factory=Rewording)
     counts: Literal["each", "first"] = "each"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is measured, without how a policy is asked: that need not be as the task says."""
+        return {name: value for name, value in asdict(self).items() if name not in ("prompt", "acting")}
 
 
 @dataclass(frozen=True, slots=True)
