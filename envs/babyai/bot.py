@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium
+import numpy as np
 from minigrid.envs.babyai.core.roomgrid_level import RoomGridLevel
 from minigrid.utils.baby_ai_bot import BabyAIBot
 
-from llmgym.envs.babyai.text_level import ACTIONS
+from llmgym.envs.babyai.batch_view import SIDE
+from llmgym.envs.babyai.text_level import ACTIONS, TextLevel
 from llmgym.errors import EnvError
 
 __all__ = ["Bot"]
@@ -54,6 +56,9 @@ class Bot:
             self._planner: Any = BabyAIBot(env)
         except Exception as failure:
             raise self._give_up(failure) from failure
+        self._told = _text_level(env)
+        if self._told is not None:
+            self._planner._process_obs = self._see
         self._search = self._planner._breadth_first_search
         self._planner._breadth_first_search = self._search_within_limit
         self._num_searches = 0
@@ -77,6 +82,16 @@ class Bot:
             raise self._give_up("it takes the mission for done although the episode goes on")
         return action
 
+    def _see(self) -> None:
+        """Remember which cells are in view, as the planner does, but from the view that was told: it makes one anew."""
+        level, seen = self._level, self._planner.vis_mask
+        assert self._told is not None, "only there is this called"
+        across, ahead = np.nonzero(self._told.view[..., 0])
+        corner = level.agent_pos + level.dir_vec * (SIDE - 1) - level.right_vec * (SIDE // 2)
+        cells = corner + np.outer(across, level.right_vec) - np.outer(ahead, level.dir_vec)
+        inside = ((cells >= 0) & (cells < seen.shape)).all(axis=1)
+        seen[tuple(cells[inside].T)] = True
+
     def _search_within_limit(self, *args: Any, **settings: Any) -> Any:
         # The planner can pile up sub-goals that wait for each other, in a loop without an end.
         self._num_searches += 1
@@ -92,3 +107,10 @@ class Bot:
             f"{self._level.mission!r}, but it gives up at step {self._level.step_count} ({reason}). "
             "Skip this episode, or take another level."
         )
+
+
+def _text_level(env: gymnasium.Env[Any, Any]) -> TextLevel | None:
+    """Return what tells an environment's level as text; None where nothing does."""
+    while isinstance(env, gymnasium.Wrapper) and not isinstance(env, TextLevel):
+        env = env.env
+    return env if isinstance(env, TextLevel) else None

@@ -8,6 +8,7 @@ from typing import Any, SupportsFloat
 import gymnasium
 import minigrid  # noqa: F401  (registers the levels)
 import numpy as np
+import numpy.typing as npt
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Dict, Discrete
 from minigrid.core.roomgrid import RoomGrid
@@ -79,7 +80,10 @@ class TextLevel(gymnasium.Wrapper[Any, Any, Any, Any]):
     Attributes:
         phrases: fixed wordings of the texts; a tokenizer made for this environment has a token for each.
         mission_language: what missions are told in; the paper's environment tells them in English always.
+        view: what the agent sees now, minigrid's image, uint8 (7, 7, 3); from the first reset on.
     """
+
+    view: npt.NDArray[np.uint8]
 
     def __init__(
         self,
@@ -159,9 +163,10 @@ class TextLevel(gymnasium.Wrapper[Any, Any, Any, Any]):
         told = {**info, "actions": ACTIONS}
         if isinstance(self.env, MixedLevel):
             told["kind"] = self.env.kind
+        self.view = observation["image"]
         if self._symbolic:
-            return {"mission": mission, "image": observation["image"]}, told
-        sentences = describe(observation["image"], self._language, parity=self._parity)
+            return {"mission": mission, "image": self.view}, told
+        sentences = describe(self.view, self._language, parity=self._parity)
         return {"mission": mission, "text": ", ".join(sentences)}, {**told, "descriptions": tuple(sentences)}
 
 

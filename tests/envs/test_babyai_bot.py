@@ -1,5 +1,7 @@
 import gymnasium
+import numpy as np
 import pytest
+from minigrid.utils.baby_ai_bot import BabyAIBot
 
 import llmgym  # noqa: F401
 from llmgym.envs.babyai.bot import Bot
@@ -50,6 +52,25 @@ def test_the_bot_goes_on_after_an_action_of_another() -> None:
         action = bot.act()
     assert (terminated, truncated) == (True, False)
     assert float(reward) > 0
+
+
+@pytest.mark.parametrize("level", ["MixedTrainLocal", "BossLevel", "GoToRedBallGrey", "PutNextLocal", "KeyCorridor"])
+def test_the_bot_remembers_what_the_original_would_have_seen(level: str) -> None:
+    env = gymnasium.make(f"llmgym/BabyAI-{level}-v0")
+    rng = np.random.default_rng(0)
+    for seed in range(5):
+        env.reset(seed=seed)
+        bot, original = Bot(env), BabyAIBot(env)
+        bot.act()
+        action, is_over = original.replan(), False
+        while not is_over:
+            taken = int(rng.integers(3)) if rng.random() < 0.3 else int(action)
+            _, _, terminated, truncated, _ = env.step(taken)
+            is_over = terminated or truncated
+            if not is_over:
+                action = original.replan(taken)
+                assert bot.act(taken) == int(action)
+            np.testing.assert_array_equal(bot._planner.vis_mask, original.vis_mask)
 
 
 @pytest.mark.parametrize(
