@@ -39,7 +39,7 @@ class Bot:
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        """Look at the episode that env is in.
+        """Look at the episode that env is in; from then on env must be stepped as it stands, not what it wraps.
 
         Raises:
             EnvError: env is no BabyAI level, or was never reset, or the bot does not know missions of this sort.

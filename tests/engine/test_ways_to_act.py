@@ -114,17 +114,24 @@ def test_without_a_barrier_the_same_is_collected(
         assert one.logprob == pytest.approx(other.logprob, abs=TOLERANCE)
 
 
+def together_and_alone(
+    engine: Engine, contexts: list[str], acting: Acting, seeds: list[int]
+) -> list[tuple[Choice, Choice]]:
+    """What is chosen for every context in one batch, and in a batch of its own."""
+    together = engine.act(contexts, [ACTIONS] * len(contexts), acting, seeds)
+    return [
+        (one, engine.act([context], [ACTIONS], acting, [seed])[0])
+        for one, context, seed in zip(together, contexts, seeds, strict=True)
+    ]
+
+
 def test_answers_do_not_depend_on_where_a_prompt_was_cut_in_two(vllm_engine: Engine) -> None:
     acting = Acting("text", max_new_tokens=4)
     contexts = [f"step {number} " + "You see a red ball " * 50 for number in range(8)]
     lengths = [len(vllm_engine.tokenizer.encode(context)) for context in contexts]
     assert sum(lengths) > 2048, "more than fits into a step of the engine: one is read in two"
     seeds = list(range(8))
-    together = vllm_engine.act(contexts, [ACTIONS] * 8, acting, seeds)
-    alone = [
-        vllm_engine.act([context], [ACTIONS], acting, [seed])[0] for context, seed in zip(contexts, seeds, strict=True)
-    ]
-    for one, other in zip(together, alone, strict=True):
+    for one, other in together_and_alone(vllm_engine, contexts, acting, seeds):
         assert (one.text, one.sampled_ids) == (other.text, other.sampled_ids)
         assert one.logprob == pytest.approx(other.logprob, abs=TOLERANCE)
 
@@ -135,14 +142,11 @@ def test_answers_do_not_depend_on_where_a_prompt_was_cut_in_two(vllm_engine: Eng
 def test_same_seed_same_choice_whatever_else_is_in_the_batch(vllm_engine: Engine, acting: Acting) -> None:
     contexts = ["You see a red ball", "You see", "a ball " * 20] * 4
     seeds = list(range(12))
-    together = vllm_engine.act(contexts, [ACTIONS] * 12, acting, seeds)
-    alone = [
-        vllm_engine.act([context], [ACTIONS], acting, [seed])[0] for context, seed in zip(contexts, seeds, strict=True)
-    ]
-    for one, other in zip(together, alone, strict=True):
+    chosen = together_and_alone(vllm_engine, contexts, acting, seeds)
+    for one, other in chosen:
         assert (one.index, one.sampled_ids) == (other.index, other.sampled_ids)
         assert one.logprob == pytest.approx(other.logprob, abs=TOLERANCE)
-    assert len({(one.index, one.sampled_ids) for one in together}) > 1
+    assert len({(one.index, one.sampled_ids) for one, _ in chosen}) > 1
 
 
 @pytest.fixture(scope="module")

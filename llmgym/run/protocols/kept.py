@@ -20,7 +20,7 @@ class KeptTasks:
 
     Attributes:
         file: JSON lines, a task of a policy each; None keeps nothing.
-        num_kept: tasks in it.
+        num_of_this: tasks of this evaluation that are kept; the file may hold those of another, too.
         seconds: that those took which were found again.
     """
 
@@ -33,13 +33,9 @@ class KeptTasks:
         """
         self.file = file
         self._versions = dict(versions)
+        self.num_of_this = 0
         self.seconds = 0.0
         self._rows = [] if file is None else read_lines(file)
-
-    @property
-    def num_kept(self) -> int:
-        """Tasks that are kept."""
-        return len(self._rows)
 
     def find(self, key: Mapping[str, Any]) -> tuple[EpisodeOutcome, ...] | None:
         """Return the episodes of a task that was played to its end already; None where it was not.
@@ -47,8 +43,10 @@ class KeptTasks:
         Args:
             key: everything that decides what comes out, beside versions: the policy, how it is asked, the task.
         """
+        digest = self._digest(key)
         for row in self._rows:
-            if row["key"] == self._digest(key):
+            if row["key"] == digest:
+                self.num_of_this += 1
                 self.seconds += row["seconds"]
                 return tuple(EpisodeOutcome(**outcome) for outcome in row["outcomes"])
         return None
@@ -59,6 +57,7 @@ class KeptTasks:
             return
         row = {"key": self._digest(key), "seconds": seconds, "outcomes": [asdict(one) for one in outcomes]}
         self._rows.append(row)
+        self.num_of_this += 1
         write_whole(self.file, "".join(json.dumps(one) + "\n" for one in self._rows))
 
     def _digest(self, key: Mapping[str, Any]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -63,20 +64,13 @@ def run_protocol(
     versions = _versions()
     kept = KeptTasks(keep, versions)
     results = []
-    try:
+    with _telling_what_is_kept(kept, reporter):
         for policy in names:
             identity, played = _play(policy, tasks, kept, reporter)
             measured = [
                 summarize_task(task, ended, asking, protocol.spread, confidence) for task, asking, ended in played
             ]
             results.append(summarize_policy(protocol, identity, measured, confidence))
-    except BaseException:
-        if kept.num_kept:
-            finished = "1 finished task is" if kept.num_kept == 1 else f"{kept.num_kept} finished tasks are"
-            reporter.note(f"{finished} kept in {kept.file}: the same command goes on from there")
-        raise
-    finally:
-        reporter.close()
     labels = _unique([result.identity for result in results], names)
     results = [
         replace(result, identity=replace(result.identity, name=label))
@@ -93,6 +87,20 @@ def run_protocol(
         versions=versions,
         seconds=time.monotonic() - started + kept.seconds,
     )
+
+
+@contextmanager
+def _telling_what_is_kept(kept: KeptTasks, reporter: Reporter) -> Iterator[None]:
+    """Close the reporter in the end; where an evaluation breaks off, say what of it need not be done again."""
+    try:
+        yield
+    except BaseException:
+        if num := kept.num_of_this:
+            finished = "1 finished task is" if num == 1 else f"{num} finished tasks are"
+            reporter.note(f"{finished} kept in {kept.file}: the same command goes on from there")
+        raise
+    finally:
+        reporter.close()
 
 
 def _play(
