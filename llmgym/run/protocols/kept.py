@@ -56,9 +56,10 @@ class KeptTasks:
         if self.file is None:
             return
         row = {"key": self._digest(key), "seconds": seconds, "outcomes": [asdict(one) for one in outcomes]}
-        self._rows.append(row)
+        rows = [*self._rows, row]
+        write_whole(self.file, "".join(json.dumps(one) + "\n" for one in rows))
+        self._rows = rows
         self.num_of_this += 1
-        write_whole(self.file, "".join(json.dumps(one) + "\n" for one in self._rows))
 
     def _digest(self, key: Mapping[str, Any]) -> str:
         told = json.dumps({**key, "versions": self._versions}, sort_keys=True, default=str)
