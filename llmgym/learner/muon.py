@@ -18,6 +18,8 @@ __all__ = ["AdamWithMuon", "orthogonalized"]
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
+LONG = 1.5
+"""How many times as many columns as rows make the polynomials alone the smaller work, counted in multiplications."""
 MOMENTUM = 0.95
 RMS_OF_ADAM = 0.2
 """Root mean square of AdamW's usual step, at a learning rate of 1."""
@@ -58,13 +60,34 @@ class AdamWithMuon(torch.optim.AdamW):
 def orthogonalized(matrix: Tensor) -> Tensor:
     """Return about U V^T of a matrix U S V^T, (rows, columns): singular values between 0.5 and 1.5, and no vectors.
 
-    The quintic Newton-Schulz iteration, in the matrix's own number format.
+    The quintic Newton-Schulz iteration, in the matrix's own number format. Every step multiplies x by a polynomial of
+    x x^T. Of a long matrix, the polynomials are multiplied with each other first, which are small, and with x at last.
     """
-    a, b, c = NEWTON_SCHULZ
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if is_tall else matrix
     x = x / x.norm().clamp(min=1e-7)
-    for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    if x.shape[1] > LONG * x.shape[0]:
+        x = _product_of_polynomials(x @ x.T) @ x
+    else:
+        for _ in range(NEWTON_SCHULZ_STEPS):
+            x = _polynomial(x @ x.T) @ x
     return x.T if is_tall else x
+
+
+def _product_of_polynomials(gram: Tensor) -> Tensor:
+    """Return what all steps together multiply x by, of which x x^T is given, (rows, rows)."""
+    product = _polynomial(gram)
+    polynomial = product
+    for _ in range(NEWTON_SCHULZ_STEPS - 1):
+        gram = polynomial @ gram @ polynomial
+        polynomial = _polynomial(gram)
+        product = polynomial @ product
+    return product
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    """Return a + b gram + c gram^2, which a step multiplies by, (rows, rows)."""
+    a, b, c = NEWTON_SCHULZ
+    polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    polynomial.diagonal().add_(a)
+    return polynomial

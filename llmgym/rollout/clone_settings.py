@@ -18,10 +18,12 @@ class Lesson:
     Attributes:
         episodes: how many.
         env_settings: keyword arguments of the environment, which count before the run's own.
+        slips: as `CloneSettings.slips`, of this lesson alone; left out, it is that.
     """
 
     episodes: int
     env_settings: dict[str, Any] = field(default_factory=dict)
+    slips: float | None = None
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class CloneSettings:
     Attributes:
         episodes: demonstrations to learn from. 0 leaves the stage out, or, where a dataset is named, takes all of its.
         lessons: demonstrations that are shown before these, such as easier ones: of each lesson, how many `episodes`,
-            and in `env_settings` what differs. The last third of a lesson is shown among the first of the next.
+            in `env_settings` what differs, and in `slips` whether the hand slips otherwise. The last third of a lesson
+            is shown among the first of the next.
         slips: share of the steps, from 0 to below 1, in which the expert's hand slips and any action is taken: so it
             shows how to recover, too. What it would have done is learned.
         dataset: a Minari dataset whose episodes are the demonstrations, as `llmgym demos` writes it: its name, or the
@@ -118,10 +121,15 @@ def check_clone(clone: CloneSettings, how: str) -> None:
             f"Expected acting.how to be score or constrained with clone.rounds={clone.rounds}, found {how}: an expert "
             "corrects actions, and no answers. Set clone.rounds=0."
         )
-    if not 0 <= clone.slips < 1:
-        raise ConfigError(
-            f"Expected clone.slips from 0 to below 1, found {clone.slips}. It is a share of the steps: set 0.2 or so."
-        )
+    named_slips = {"clone.slips": clone.slips}
+    for number, lesson in enumerate(clone.lessons):
+        if lesson.slips is not None:
+            named_slips[f"clone.lessons[{number}].slips"] = lesson.slips
+    for name, slips in named_slips.items():
+        if not 0 <= slips < 1:
+            raise ConfigError(
+                f"Expected {name} from 0 to below 1, found {slips}. It is a share of the steps: set 0.2 or so."
+            )
     if clone.slips and clone.dataset is not None:
         raise ConfigError(
             "Expected clone.slips=0 where clone.dataset is set: how the dataset was played is decided. Make one with "

@@ -15,6 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 from llmgym.config import RunConfig
 from llmgym.envs.toy_text.planner import has_table, planner
 from llmgym.errors import ConfigError
+from llmgym.rollout.clone_settings import Lesson
 from llmgym.rollout.datasets import dataset_spec, read_dataset
 from llmgym.rollout.demonstrations import Expert, demonstrate
 from llmgym.rollout.recording import Episode
@@ -113,13 +114,13 @@ def shown_episodes(config: RunConfig) -> Iterator[Episode]:
     """Yield the episodes of the lessons and, behind them, of the dataset or else of the expert."""
     clone = config.clone
     shown = [
-        _shown_by_expert(config, lesson.env_settings, _lesson_seeds(config.seed, number), lesson.episodes)
+        _shown_by_expert(config, lesson, _lesson_seeds(config.seed, number))
         for number, lesson in enumerate(clone.lessons)
     ]
     if clone.dataset is not None:
         shown.append(read_dataset(clone.dataset, clone.episodes or None))
     elif clone.episodes:
-        shown.append(_shown_by_expert(config, {}, demonstration_seeds(config.seed), clone.episodes))
+        shown.append(_shown_by_expert(config, Lesson(clone.episodes), demonstration_seeds(config.seed)))
     for number in faded([*(lesson.episodes for lesson in clone.lessons), clone.episodes]):
         # A dataset may hold fewer than it was asked for.
         yield from islice(shown[number], 1)
@@ -146,12 +147,11 @@ def _lesson_seeds(seed: int, lesson: int) -> Iterator[int]:
     return (training_seed(seed, LESSON_STREAM, lesson, number) for number in count())
 
 
-def _shown_by_expert(
-    config: RunConfig, changes: Mapping[str, Any], seeds: Iterator[int], num_episodes: int
-) -> Iterator[Episode]:
-    """Yield episodes of the environment's expert, with changes to the environment's settings."""
-    env_settings = {**config.env_settings, **changes}
+def _shown_by_expert(config: RunConfig, lesson: Lesson, seeds: Iterator[int]) -> Iterator[Episode]:
+    """Yield the episodes of a lesson, which the environment's expert plays."""
+    env_settings = {**config.env_settings, **lesson.env_settings}
+    slips = config.clone.slips if lesson.slips is None else lesson.slips
     expert = find_expert(config.env, env_settings)
     assert expert is not None, "looked for when the run was opened"
     with closing(make_env(config.env, env_settings)) as env:
-        yield from demonstrate(env, expert, seeds, num_episodes, slips=config.clone.slips)
+        yield from demonstrate(env, expert, seeds, lesson.episodes, slips=slips)

@@ -11,6 +11,7 @@ import pytest
 
 from llmgym.config import CloneSettings, Lesson, RunConfig
 from llmgym.errors import ConfigError
+from llmgym.rollout.demonstrations import ADVISED
 from llmgym.rollout.recording import Episode
 from llmgym.run.showing import check_demonstrations, demonstration_seeds, faded, shown_episodes
 from llmgym.settings import from_dict, to_toml
@@ -44,8 +45,20 @@ def test_lessons_may_be_all_and_two_of_them_differ() -> None:
     assert all(num_things(episode) <= 1 for episode in episodes)
 
 
+def test_a_hand_slips_in_those_lessons_only_that_say_nothing_else() -> None:
+    clone = CloneSettings(episodes=2, lessons=(Lesson(2, slips=0.0), Lesson(2)), slips=0.4)
+    order = faded([2, 2, 2])
+    slipping = {number for number, episode in zip(order, shown(clone), strict=True) if ADVISED in episode.infos}
+    assert slipping == {1, 2}
+
+
+def test_slips_of_a_lesson_are_a_share() -> None:
+    with pytest.raises(ConfigError, match=r"clone\.lessons\[1\]\.slips from 0 to below 1, found 1\.5"):
+        RunConfig(LEVEL, clone=CloneSettings(lessons=(ALONE, Lesson(1, slips=1.5))))
+
+
 def test_lessons_read_back_from_the_file_of_a_run() -> None:
-    config = RunConfig(LEVEL, clone=CloneSettings(episodes=2, lessons=(ALONE, Lesson(1))))
+    config = RunConfig(LEVEL, clone=CloneSettings(episodes=2, lessons=(ALONE, Lesson(1, slips=0.5))))
     assert from_dict(RunConfig, tomllib.loads(to_toml(config))) == config
 
 
