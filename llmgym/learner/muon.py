@@ -64,7 +64,7 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     x x^T. Of a long matrix, the polynomials are multiplied with each other first, which are small, and with x at last.
     """
     is_tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if is_tall else matrix
+    x: Tensor = matrix.T if is_tall else matrix
     x = x / x.norm().clamp(min=1e-7)
     if x.shape[1] > LONG * x.shape[0]:
         x = _product_of_polynomials(x @ x.T) @ x
