@@ -129,8 +129,8 @@ def _hub_revision(model: str) -> str:
 
 def _practice(clone: CloneSettings) -> list[str]:
     """Say what a clone has learned from."""
-    num_easier = sum(lesson.episodes for lesson in clone.lessons)
-    said = [f"{num_easier} demonstrations in easier lessons"] if num_easier else []
+    num_earlier = sum(lesson.episodes for lesson in clone.lessons)
+    said = [f"{num_earlier} demonstrations in earlier lessons"] if num_earlier else []
     if clone.episodes or clone.dataset is not None:
         said.append(f"{clone.episodes or 'all'} demonstrations")
     return [*said, f"{clone.rounds} rounds of corrections"] if clone.rounds else said

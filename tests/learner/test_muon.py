@@ -27,6 +27,18 @@ def test_singular_vectors_stay_and_singular_values_come_near_to_one(shape: tuple
     assert 0.3 < float(diagonal.diagonal().min()) < float(diagonal.diagonal().max()) < 1.6
 
 
+@pytest.mark.parametrize("shape", [(16, 16), (16, 24), (16, 25), (24, 16), (48, 12)])
+def test_long_and_square_matrices_go_the_same_way_step_by_step(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    a, b, c = 3.4445, -4.7750, 2.0315
+    expected = matrix / matrix.norm()
+    for _ in range(5):
+        gram = expected @ expected.T
+        expected = a * expected + b * gram @ expected + c * gram @ gram @ expected
+    torch.testing.assert_close(orthogonalized(matrix), expected)
+    torch.testing.assert_close(orthogonalized(matrix.float()), expected.float(), rtol=0, atol=1e-5)
+
+
 def test_no_gradient_makes_no_step() -> None:
     assert not orthogonalized(torch.zeros(4, 6)).any()
 
