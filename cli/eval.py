@@ -170,7 +170,7 @@ def _protocol(
 ) -> dict[str, Any]:
     """Measure policies as a protocol says, print the tables, write the report, and return the numbers."""
     from llmgym.run.protocols.registry import find_protocol
-    from llmgym.run.protocols.report import KEPT, make_report_folder, write_report
+    from llmgym.run.protocols.report import make_report_folder, write_report
 
     find_protocol(name)
     if report is not None:
@@ -178,8 +178,7 @@ def _protocol(
     with watched() as reporter:
         from llmgym.run.protocols.running import run_protocol
 
-        keep = None if report is None else report / KEPT
-        result = run_protocol(name, policies, options, against=against, reporter=reporter, keep=keep)
+        result = run_protocol(name, policies, options, against=against, reporter=reporter, keep=report)
     from llmgym.cli.protocol_table import print_protocol
 
     print_protocol(make_console(), result)

@@ -10,6 +10,7 @@ _FORMS = {
     "skipped_steps": ("SKIPPED STEPS", "{:.0f}"),
     "success": ("success", "{:.1%}"),
     "return": ("return", "{:.3f}"),
+    "answers": ("answers", "{:,.0f}"),
     "unparsed": ("unparsed", "{:.1%}"),
     "env_steps_per_second": ("env steps/s", "{:,.0f}"),
     "env_steps": ("env steps", "{:,.0f}"),

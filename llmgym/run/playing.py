@@ -17,7 +17,7 @@ from llmgym.run.seeds import HELD_OUT_SEED
 from llmgym.run.stage import open_stage
 from llmgym.text.prompt import PromptSettings
 from llmgym.text.rewording import NO_REWORDING, Telling
-from llmgym.types import Acting, Engine
+from llmgym.types import Acting, Decides
 
 __all__ = ["PlayedEpisode", "dealt_seeds", "endless_seeds", "play_agent", "play_engine"]
 
@@ -73,7 +73,7 @@ def endless_seeds(first_seed: int) -> EpisodeSeed:
 
 
 def play_engine(
-    engine: Engine,
+    engine: Decides,
     env_id: str,
     env_settings: Mapping[str, Any],
     num_envs: int,

@@ -8,14 +8,13 @@ from pathlib import Path
 from llmgym.errors import RunError
 from llmgym.run.folder import write_whole
 from llmgym.run.protocols.figure import plot_protocol
+from llmgym.run.protocols.kept import forget_kept
 from llmgym.run.protocols.markdown import to_markdown
 from llmgym.run.protocols.result import ProtocolResult
 
-__all__ = ["KEPT", "make_report_folder", "write_report"]
+__all__ = ["make_report_folder", "write_report"]
 
 REPORT, DATA, FIGURE = "report.md", "report.json", "report.png"
-KEPT = "finished_tasks.jsonl"
-"""What was measured so far, until there is a report."""
 
 
 def make_report_folder(path: Path) -> None:
@@ -41,4 +40,4 @@ def write_report(path: Path, result: ProtocolResult) -> None:
     plot_protocol(path / FIGURE, result)
     write_whole(path / DATA, json.dumps(result.to_json(), indent=2, ensure_ascii=False) + "\n")
     write_whole(path / REPORT, to_markdown(result, FIGURE, DATA))
-    (path / KEPT).unlink(missing_ok=True)
+    forget_kept(path)

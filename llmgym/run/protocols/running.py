@@ -47,7 +47,8 @@ def run_protocol(
             differ in the seed only are summed up as one method, too.
         options: what is changed of the protocol.
         against: a policy that all others are compared with, episode by episode.
-        keep: a file for the tasks that were played to their end: where it has some, they are not played again.
+        keep: a folder for the tasks that were played to their end, and for the answers of one that was not: those
+            that it has are not played or asked for again.
 
     Raises:
         LLMGymError: there is no such protocol, task, policy or environment, or they do not fit together.
@@ -95,9 +96,8 @@ def _telling_what_is_kept(kept: KeptTasks, reporter: Reporter) -> Iterator[None]
     try:
         yield
     except BaseException:
-        if num := kept.num_of_this:
-            finished = "1 finished task is" if num == 1 else f"{num} finished tasks are"
-            reporter.note(f"{finished} kept in {kept.file}: the same command goes on from there")
+        if told := kept.told():
+            reporter.note(f"{told} kept in {kept.folder}: the same command goes on from there")
         raise
     finally:
         reporter.close()
@@ -116,7 +116,7 @@ def _play(
             outcomes = kept.find(key)
             if outcomes is None:
                 started = time.monotonic()
-                outcomes = play_task(opened, task, asking, reporter)
+                outcomes = play_task(opened, task, asking, reporter, kept.begin(key))
                 kept.add(key, outcomes, time.monotonic() - started)
             else:
                 reporter.note(f"{opened.identity.name}: {task.name} was played before, and is not again")
