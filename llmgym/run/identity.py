@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def run_identity(path: Path) -> Identity:
         "seed": config.seed,
         "weights_sha256": weights_hash(checkpoint),
     }
-    training = f"trained on {config.env}{settings} ({' and '.join(practice) or 'nothing yet'})"
+    training = f"trained on {config.env}{settings} ({_listed(practice) or 'nothing yet'})"
     name = folder.path.resolve().name
     return Identity(name if folder.path == path else f"{name}, update {update}", "run", training, facts)
 
@@ -130,7 +130,13 @@ def _hub_revision(model: str) -> str:
 def _practice(clone: CloneSettings) -> list[str]:
     """Say what a clone has learned from."""
     num_earlier = sum(lesson.episodes for lesson in clone.lessons)
-    said = [f"{num_earlier} demonstrations in earlier lessons"] if num_earlier else []
+    said = [f"{num_earlier:,} demonstrations in earlier lessons"] if num_earlier else []
     if clone.episodes or clone.dataset is not None:
-        said.append(f"{clone.episodes or 'all'} demonstrations")
-    return [*said, f"{clone.rounds} rounds of corrections"] if clone.rounds else said
+        said.append(f"{clone.episodes:,} demonstrations" if clone.episodes else "all demonstrations")
+    rounds = "1 round" if clone.rounds == 1 else f"{clone.rounds} rounds"
+    return [*said, f"{rounds} of corrections"] if clone.rounds else said
+
+
+def _listed(said: Sequence[str]) -> str:
+    """Join what is said with commas, and the last with an "and"."""
+    return " and ".join(part for part in (", ".join(said[:-1]), *said[-1:]) if part)

@@ -99,7 +99,7 @@ def test_a_report_counts_lessons_and_corrections(tmp_path: Path) -> None:
     lesson = Lesson(3, {"is_slippery": True})
     clone = CloneSettings(episodes=2, lessons=(lesson,), epochs=1, rounds=1, round_episodes=2)
     llmgym.train(small_config({}, clone=clone, updates=0), tmp_path / "run")
-    told = "(3 demonstrations in earlier lessons and 2 demonstrations and 1 rounds of corrections)"
+    told = "(3 demonstrations in earlier lessons, 2 demonstrations and 1 round of corrections)"
     assert told in run_identity(tmp_path / "run").training
 
 

@@ -426,7 +426,7 @@ def test_a_long_training_is_told_within_the_picture(
 
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, file: drawn.append(figure))
-    training = "trained on llmgym/BabyAI-MixedTrainLocal-v0 (26000 demonstrations in earlier lessons and 36000) " * 2
+    training = "trained on llmgym/BabyAI-MixedTrainLocal-v0 (26,000 demonstrations in earlier lessons and 36,000) " * 2
     first, *others = chance_and_bot.policies
     told = replace(first, identity=replace(first.identity, training=training))
     plot_protocol(tmp_path / "any.png", replace(chance_and_bot, policies=(told, *others)))
