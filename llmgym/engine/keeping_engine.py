@@ -22,12 +22,13 @@ __all__ = ["KeepingEngine"]
 class KeepingEngine:
     """What a collector needs of an engine, with a memory that outlives the process.
 
-    A decision is found again by all that it was drawn from: context, candidates, how, and its own seed. Where one
+    A decision is found again by all that it was drawn from: context, candidates, how, and its own seed, which does
+    not count at temperature 0: an agent that walks into a wall, again and again, is asked once there. Where a decision
     has no seed of its own, it is neither kept nor found. Whoever gives the file answers for the rest: it is of one
     policy, and one parser.
 
     Attributes:
-        num_found: decisions that the file had, and that were handed out again.
+        num_found: decisions that were made before, and handed out again.
         num_made: decisions that the engine made.
     """
 
@@ -35,7 +36,7 @@ class KeepingEngine:
         """Read what the file holds; a last line that was cut off is dropped.
 
         Args:
-            file: JSON lines, a decision each; it is made with the first one. None keeps nothing.
+            file: JSON lines, a decision each; it is made with the first one. None remembers in this process only.
             watch: called whenever decisions were made.
         """
         self._engine = engine
@@ -53,7 +54,7 @@ class KeepingEngine:
 
     @property
     def num_kept(self) -> int:
-        """How many decisions the file holds."""
+        """How many decisions are remembered: those of the file, and what was made since."""
         return len(self._kept)
 
     def act(
@@ -129,16 +130,17 @@ class KeepingEngine:
         """Write down decisions that were made, those with a key."""
         self.num_made += len(made)
         keyed = [(key, choice) for key, choice in made if key]
+        self._kept.update(keyed)
         if self._file is not None and keyed:
             with self._file.open("a", encoding="utf-8") as output:
                 output.writelines(_line(key, choice) for key, choice in keyed)
-            self._kept.update(keyed)
         if self._watch is not None and made:
             self._watch()
 
 
 def _key_of(context: Context, candidates: Sequence[Context], seed: int, acting: Acting, adapter: str) -> str:
-    told = [_told(context), [_told(one) for one in candidates], int(seed), asdict(acting), adapter]
+    drawn_with = int(seed) if acting.temperature else 0
+    told = [_told(context), [_told(one) for one in candidates], drawn_with, asdict(acting), adapter]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,12 +118,25 @@ def test_a_last_line_that_was_cut_off_costs_that_decision_only(tmp_path: Path) -
     assert KeepingEngine(engine, file).num_kept == 2
 
 
-def test_it_tells_when_decisions_were_made_and_keeps_nothing_without_a_file() -> None:
+@pytest.mark.parametrize(("temperature", "num_asked"), [(0.0, 1), (1.0, 3)])
+def test_at_temperature_0_the_same_question_is_asked_once(temperature: float, num_asked: int) -> None:
+    engine, acting = CountingEngine(), replace(WRITTEN, temperature=temperature)
+    keeping = KeepingEngine(engine)
+    keeping.act(["a"], [ACTIONS], acting, [0])
+    keeping.act(["a"], [ACTIONS], acting, [1])
+    keeping.start("a", ACTIONS, acting, 2)
+    ((_, choice),) = keeping.advance()
+    assert choice.is_parsed
+    assert engine.num_asked == num_asked
+    assert (keeping.num_found, keeping.num_made) == (3 - num_asked, num_asked)
+
+
+def test_it_tells_when_decisions_were_made_and_needs_no_file() -> None:
     counts: list[int] = []
     keeping = KeepingEngine(CountingEngine(), watch=lambda: counts.append(keeping.num_made))
     keeping.act(["a", "b"], [ACTIONS] * 2, WRITTEN, [0, 1])
-    keeping.act(["a"], [ACTIONS], WRITTEN, [0])
-    keeping.start("a", ACTIONS, WRITTEN, 7)
+    keeping.act(["a"], [ACTIONS], WRITTEN, [7])
+    keeping.start("a", ACTIONS, WRITTEN, 8)
     keeping.advance()
     assert counts == [2, 3, 4]
-    assert (keeping.num_found, keeping.num_kept) == (0, 0)
+    assert (keeping.num_found, keeping.num_kept) == (0, 4)
