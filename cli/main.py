@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import signal
+from types import FrameType
+from typing import Annotated, Any, Never
 
 import typer
 from typer.core import TyperGroup
@@ -23,10 +25,16 @@ __all__ = ["app", "main"]
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT."""
+TERMINATED = 143
+"""Exit status after what schedulers send before they kill: 128 + SIGTERM."""
+
+
+class _Terminated(KeyboardInterrupt):
+    """Asked to end by a signal; whoever puts things in order after Ctrl-C does after that, too."""
 
 
 class _Commands(TyperGroup):
-    """Turns llmgym's own errors into one line, and Ctrl-C into its exit status."""
+    """Turns llmgym's own errors into one line, Ctrl-C and SIGTERM into their exit status."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a subcommand."""
@@ -36,6 +44,9 @@ class _Commands(TyperGroup):
             typer.secho("Error: ", err=True, nl=False, fg=typer.colors.RED, bold=True)
             typer.echo("\n".join([str(error), *getattr(error, "__notes__", [])]), err=True)
             raise typer.Exit(1) from error
+        except _Terminated as terminated:
+            typer.echo("Terminated.", err=True)
+            raise typer.Exit(TERMINATED) from terminated
         except KeyboardInterrupt as interrupt:
             typer.echo("Interrupted.", err=True)
             raise typer.Exit(INTERRUPTED) from interrupt
@@ -85,7 +96,12 @@ def _options(
 
 def main() -> None:
     """Run the command line: the entry point of the installed command."""
+    signal.signal(signal.SIGTERM, _terminate)
     app()
+
+
+def _terminate(number: int, frame: FrameType | None) -> Never:
+    raise _Terminated
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class KeepingEngine:
         self.num_found = self.num_made = 0
         self._num_begun = 0
         self._found: list[tuple[int, Choice]] = []
-        """Decisions that were started and are in the file: our ticket, and the choice."""
+        """Decisions that were started and had been made before: our ticket, and the choice."""
         self._under_way: dict[int, tuple[int, str]] = {}
         """The engine's ticket of each decision, to ours and to the decision's key ("" where it has none)."""
         self._kept = {} if file is None else _read(file)
@@ -67,7 +67,7 @@ class KeepingEngine:
         parse: Parser | None = None,
         adapter: str = "policy",
     ) -> list[Choice]:
-        """Take one action for every context, asking the engine for those that the file lacks; see `Engine.act`."""
+        """Take one action for every context, asking the engine for those not made before; see `Engine.act`."""
         if seed is None or isinstance(seed, int):
             return self._engine.act(contexts, candidates, acting, seed, parse=parse, adapter=adapter)
         asked = list(zip(contexts, candidates, seed, strict=True))
@@ -99,7 +99,7 @@ class KeepingEngine:
         parse: Parser | None = None,
         adapter: str = "policy",
     ) -> int:
-        """Begin to take one action, unless the file has it; see `Engine.start`."""
+        """Begin to take one action, unless it was made before; see `Engine.start`."""
         ours = self._num_begun
         self._num_begun += 1
         key = "" if seed is None else _key_of(context, candidates, seed, acting, adapter)
@@ -112,7 +112,7 @@ class KeepingEngine:
         return ours
 
     def advance(self) -> list[tuple[int, Choice]]:
-        """Hand out what the file had, or else compute for a while; see `Engine.advance`."""
+        """Hand out what was made before, or else compute for a while; see `Engine.advance`."""
         if self._found:
             found, self._found = self._found, []
             self.num_found += len(found)

@@ -85,7 +85,12 @@ def test_random_policy_is_measured_without_a_model() -> None:
     assert "random" in finished.stdout
 
 
-def test_ctrl_c_keeps_a_checkpoint_to_resume_from(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sent", "status", "told"), [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")]
+)
+def test_a_signal_to_end_keeps_a_checkpoint_to_resume_from(
+    sent: signal.Signals, status: int, told: str, tmp_path: Path
+) -> None:
     run_dir = tmp_path / "run"
     process = subprocess.Popen(
         train_command(run_dir, "updates=500", "backend=transformers"),
@@ -100,10 +105,10 @@ def test_ctrl_c_keeps_a_checkpoint_to_resume_from(tmp_path: Path) -> None:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "Interrupted" in errors
+    assert process.returncode == status
+    assert told in errors
     assert (run_dir / "checkpoints" / "update-000002").is_dir()
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) >= 2

@@ -61,7 +61,9 @@ def plot_protocol(file: Path, result: ProtocolResult) -> None:
     axes.set_yticks(range(len(lines)), labels, fontsize=9)
     axes.set_ylim(len(lines) - 0.5, -0.5)
     axes.set_xlim(-0.02, 1.02)
-    axes.set_xlabel(f"success rate; intervals: {result.interval}", fontsize=9)
+    has_thin = any(task.by_episodes != task.success for policy in result.policies for task in policy.tasks)
+    thin = f"; thin: {100 * result.confidence:g} % Wilson" if has_thin else ""
+    axes.set_xlabel(f"success rate; intervals: {result.interval}{thin}", fontsize=9)
     axes.tick_params(axis="x", labelsize=9)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", alpha=0.3)
