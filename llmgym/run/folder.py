@@ -23,8 +23,9 @@ class RunFolder:
 
     `config.toml` (resolved), `model/` (a model that was built for the run), `dequantized/` (the plain weights of one
     that is learned on in 4 bits), `cloning.jsonl` (one object a part of the demonstrations), `metrics.jsonl` (one
-    object an update), `checkpoints/update-NNNNNN/`, `trajectories/`, `broken/` (what steps that were not finite learned
-    from), `tensorboard/`, `learners/` (what several learners printed), `evaluations.json`, `result.json` and plots.
+    object an update), `checkpoints/update-NNNNNN/`, `checkpoints/clone/` (what cloned, where it was corrected then),
+    `trajectories/`, `broken/` (what steps that were not finite learned from), `tensorboard/`, `learners/` (what several
+    learners printed), `evaluations.json`, `result.json` and plots.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,6 +36,7 @@ class RunFolder:
         self.cloning = path / "cloning.jsonl"
         self.learner_logs = path / "learners"
         self.checkpoints = path / "checkpoints"
+        self.clone = self.checkpoints / "clone"
         self.trajectories = path / "trajectories"
         self.broken = path / "broken"
         self.tensorboard = path / "tensorboard"
@@ -80,8 +82,12 @@ class RunFolder:
     @classmethod
     def find(cls, path: Path) -> RunFolder | None:
         """Return the run that a path names, by its folder or by the folder of one of its checkpoints; or None."""
-        owner = path.resolve().parent.parent if _CHECKPOINT.fullmatch(path.resolve().name) else path
-        return cls(owner) if path.is_dir() and (owner / "config.toml").is_file() else None
+        if (path / "config.toml").is_file():
+            return cls(path)
+        checkpoint = path.resolve()
+        run = cls(checkpoint.parent.parent)
+        is_checkpoint = checkpoint == run.clone or _CHECKPOINT.fullmatch(checkpoint.name)
+        return run if is_checkpoint and path.is_dir() and (run.path / "config.toml").is_file() else None
 
     def config(self) -> RunConfig:
         """Read the resolved configuration back."""
@@ -97,6 +103,8 @@ class RunFolder:
         Raises:
             RunError: there is none.
         """
+        if path.resolve() == self.clone.resolve():
+            return 0, path
         match = _CHECKPOINT.fullmatch(path.resolve().name)
         return (int(match[1]), path) if match else self.newest_checkpoint()
 

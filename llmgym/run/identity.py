@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ def run_identity(path: Path) -> Identity:
     update, checkpoint = folder.named_checkpoint(path)
     num_steps = next((int(row["env_steps"]) for row in folder.read_metrics() if row["update"] == update), 0)
     settings = "".join(f", {name}={value}" for name, value in config.env_settings.items())
-    practice = _practice(config.clone)
+    is_clone = checkpoint.name == folder.clone.name
+    practice = _practice(replace(config.clone, rounds=0) if is_clone else config.clone)
     practice += [f"{num_steps:,} {'recorded' if config.collect.datasets else 'env'} steps"] if num_steps else []
     facts = {
         "path": str(path),
@@ -72,7 +73,9 @@ def run_identity(path: Path) -> Identity:
     }
     training = f"trained on {config.env}{settings} ({_listed(practice) or 'nothing yet'})"
     name = folder.path.resolve().name
-    return Identity(name if folder.path == path else f"{name}, update {update}", "run", training, facts)
+    if folder.path != path:
+        name += ", clone" if is_clone else f", update {update}"
+    return Identity(name, "run", training, facts)
 
 
 def model_identity(name: str, model: str) -> Identity:

@@ -87,6 +87,8 @@ def train(
             learner = stack.enter_context(opened)
             if checkpoint is None:
                 clone_expert(run.config, learner, reporter, run.folder.cloning)
+                if run.config.clone.rounds:
+                    learner.save(run.folder.clone)
                 learner.save(run.folder.checkpoint(0))
             engine = stack.enter_context(_load_engine(run))
             learner.publish(engine, version=learner.version)

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 import llmgym
-from llmgym.config import CloneSettings, CollectSettings, EvaluationSettings, Lesson, RunConfig
+from llmgym.config import CloneSettings, CollectSettings, EvalConfig, EvaluationSettings, Lesson, RunConfig
 from llmgym.errors import ConfigError
 from llmgym.learner.settings import LearnerSettings
 from llmgym.learner.tiny import TinySettings
+from llmgym.run.identity import run_identity
 from llmgym.run.report import SilentReporter
 from llmgym.types import Acting
 
@@ -50,6 +51,22 @@ def test_a_clone_is_corrected_and_measured_and_goes_on_to_learn(tmp_path: Path) 
     (update,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert update["policy_version"] == 4, "three rounds and an update"
     assert update["behaviour_gap"] < 1e-4
+
+
+def test_what_cloned_is_kept_beside_what_was_corrected(tmp_path: Path) -> None:
+    config, run = small_run(CLONE, updates=0), tmp_path / "clone"
+    llmgym.train(config, run)
+    result = json.loads((run / "result.json").read_text())
+    kept, corrected = run / "checkpoints" / "clone", run / "checkpoints" / "update-000000"
+    for policy, name in ((kept, "clone"), (corrected, "corrected")):
+        measured = llmgym.evaluate(EvalConfig(str(policy), config.env, episodes=4, num_envs=2))
+        assert (measured.row.success, measured.row.mean_turns) == (result[name]["success"], result[name]["mean_turns"])
+    named = run_identity(kept)
+    assert named.name == "clone, clone", "the run is called so, too"
+    assert named.training == f"trained on {config.env} (4 demonstrations)"
+    assert named.facts["checkpoint"] == "clone"
+    assert named.facts["weights_sha256"] != run_identity(corrected).facts["weights_sha256"]
+    assert "3 rounds of corrections" in run_identity(run).training
 
 
 def test_rounds_may_have_a_learning_rate_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
