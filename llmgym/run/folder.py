@@ -98,15 +98,16 @@ class RunFolder:
         return self.checkpoints / f"update-{update:06d}"
 
     def named_checkpoint(self, path: Path) -> tuple[int, Path]:
-        """Return the checkpoint that a path names, as `newest_checkpoint` does: one of the run's, or its newest.
+        """Return the checkpoint that a path names, as `newest_checkpoint` does: one of the run's, or the run's newest.
 
         Raises:
             RunError: there is none.
         """
-        if path.resolve() == self.clone.resolve():
-            return 0, path
-        match = _CHECKPOINT.fullmatch(path.resolve().name)
-        return (int(match[1]), path) if match else self.newest_checkpoint()
+        named = path.resolve()
+        if named == self.path.resolve():
+            return self.newest_checkpoint()
+        match = _CHECKPOINT.fullmatch(named.name)
+        return (int(match[1]) if match else 0), named
 
     def newest_checkpoint(self) -> tuple[int, Path]:
         """Return the number of updates of the newest complete checkpoint, and its folder.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def run_identity(path: Path) -> Identity:
     num_steps = next((int(row["env_steps"]) for row in folder.read_metrics() if row["update"] == update), 0)
     settings = "".join(f", {name}={value}" for name, value in config.env_settings.items())
     is_clone = checkpoint.name == folder.clone.name
-    practice = _practice(replace(config.clone, rounds=0) if is_clone else config.clone)
+    practice = _practice(config.clone, num_rounds=0 if is_clone else len(folder.read_rounds()))
     practice += [f"{num_steps:,} {'recorded' if config.collect.datasets else 'env'} steps"] if num_steps else []
     facts = {
         "path": str(path),
@@ -130,14 +130,14 @@ def _hub_revision(model: str) -> str:
     return Path(found).parent.name if isinstance(found, str) else ""
 
 
-def _practice(clone: CloneSettings) -> list[str]:
-    """Say what a clone has learned from."""
+def _practice(clone: CloneSettings, num_rounds: int) -> list[str]:
+    """Say what a clone has learned from, in so many rounds of correction, too."""
     num_earlier = sum(lesson.episodes for lesson in clone.lessons)
     said = [f"{num_earlier:,} demonstrations in earlier lessons"] if num_earlier else []
     if clone.episodes or clone.dataset is not None:
         said.append(f"{clone.episodes:,} demonstrations" if clone.episodes else "all demonstrations")
-    rounds = "1 round" if clone.rounds == 1 else f"{clone.rounds} rounds"
-    return [*said, f"{rounds} of corrections"] if clone.rounds else said
+    rounds = "1 round" if num_rounds == 1 else f"{num_rounds} rounds"
+    return [*said, f"{rounds} of corrections"] if num_rounds else said
 
 
 def _listed(said: Sequence[str]) -> str:

@@ -53,7 +53,7 @@ def test_a_clone_is_corrected_and_measured_and_goes_on_to_learn(tmp_path: Path) 
     assert update["behaviour_gap"] < 1e-4
 
 
-def test_what_cloned_is_kept_beside_what_was_corrected(tmp_path: Path) -> None:
+def test_what_cloned_is_kept_beside_what_was_corrected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, run = small_run(CLONE, updates=0), tmp_path / "clone"
     llmgym.train(config, run)
     result = json.loads((run / "result.json").read_text())
@@ -67,6 +67,10 @@ def test_what_cloned_is_kept_beside_what_was_corrected(tmp_path: Path) -> None:
     assert named.facts["checkpoint"] == "clone"
     assert named.facts["weights_sha256"] != run_identity(corrected).facts["weights_sha256"]
     assert "3 rounds of corrections" in run_identity(run).training
+    monkeypatch.chdir(kept)
+    assert run_identity(Path()) == replace(named, facts={**named.facts, "path": "."})
+    run = run.rename(tmp_path / "update-000007")
+    assert run_identity(run).facts["checkpoint"] == "update-000000", "a run may be called as a checkpoint is"
 
 
 def test_rounds_may_have_a_learning_rate_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,6 +104,7 @@ def test_an_interrupted_correction_goes_on_where_it_was(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         llmgym.train(config, tmp_path / "run", Stop())
     assert len(log_of(tmp_path / "run")) == 3
+    assert "2 rounds of corrections" in run_identity(tmp_path / "run").training
     llmgym.train(config, tmp_path / "run", resume=True)
     assert log_of(tmp_path / "run") == log_of(tmp_path / "whole")
 
